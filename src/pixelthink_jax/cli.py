@@ -1,0 +1,186 @@
+"""The command line: `pixelthink COMMAND`.
+
+Top of the layers. This module holds the table of commands and turns mistakes into one line; it imports
+nothing heavy, so that `pixelthink --help` answers at once. A command is a module
+`pixelthink_jax.commands.NAME` (dashes become underscores) with
+
+* `Args`: its flags, as any type that `tyro` reads: a frozen dataclass whose attribute docstrings are the
+  help, or a union of such dataclasses for subcommands.
+* `main(args: Args) -> int | None`: does the work through the library, prints, and returns the exit status
+  (None is 0).
+* `defaults(argv: list[str]) -> Args`, only where flags are laid over a file: the `Args` that they override.
+
+A command raises `InputError` for what a user can mend. Exit status: 0 done; 1 done, and the answer is no
+(such as a failed check); 2 wrong input; 130 interrupted. `PIXELTHINK_TRACEBACK=1` shows where an error came
+from.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from pixelthink_jax import __version__
+from pixelthink_jax.errors import InputError
+
+
+class Command(NamedTuple):
+    """A row of the table: what the overview says, and what the command's own help shows."""
+
+    help: str
+    example: str
+
+
+_TABLE = {
+    "demo": Command(
+        "Segment and evaluate with the tiny models; writes report.html.",
+        "pixelthink demo --out demo",
+    ),
+    "segment": Command(
+        "Answer a question about an image with a thought, a box, two points and a mask.",
+        'pixelthink segment --image kitchen.jpg --query "what can I drink from?" --out answer',
+    ),
+    "sft": Command(
+        "Train a policy on worked examples, chain of thought included.",
+        "pixelthink sft --config configs/sft_tiny.yaml --out runs/policy",
+    ),
+    "train-segmenter": Command(
+        "Train a segmenter on masks with boxes and points.",
+        "pixelthink train-segmenter --config configs/segmenter_tiny.yaml --out runs/segmenter",
+    ),
+    "evaluate": Command(
+        "Score a policy and a segmenter on a dataset: gIoU, cIoU, valid answers, tokens.",
+        "pixelthink evaluate --config configs/evaluate_tiny.yaml --out runs/evaluation",
+    ),
+    "prepare": Command(
+        "Build a dataset as ArrayRecord files.",
+        "pixelthink prepare shapes --out data",
+    ),
+    "verify": Command(
+        "Say whether real weights work here: the first command for anyone who has some.",
+        "pixelthink verify --policy models/Qwen2.5-VL-3B-Instruct --segmenter models/sam2.1-hiera-large",
+    ),
+    "fetch": Command(
+        "Download a published model by name.",
+        "pixelthink fetch qwen2.5-vl-3b --to models",
+    ),
+    "bench": Command(
+        "Measure generation and encoding, here and now, against transformers.",
+        "pixelthink bench generate --against transformers",
+    ),
+    "doctor": Command(
+        "Say what is installed, which devices there are and what is missing.",
+        "pixelthink doctor",
+    ),
+}
+_PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_COMMANDS_DIR = Path(__file__).parent / "commands"
+
+
+def commands() -> dict[str, Command]:
+    """The rows of the table whose module is installed."""
+    return {
+        name: row for name, row in _TABLE.items() if (_COMMANDS_DIR / f"{_module_name(name)}.py").is_file()
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `pixelthink` with the arguments `argv` (`sys.argv` when None) and returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except InputError as error:
+        return _refuse(error, str(error))
+    except _PATH_ERRORS as error:
+        if error.filename is None:  # raised by a program's mistake, not by a path that someone gave
+            raise
+        return _refuse(error, f"{error.filename}: {error.strerror}; check the path and its permissions")
+    except KeyboardInterrupt:
+        print("pixelthink: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has heard enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(argv: list[str]) -> int:
+    """Answers for the overview or the version, or imports one command, parses its flags and calls it."""
+    name, *flags = argv or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_overview(), flush=True)
+        return 0
+    if name in ("-V", "--version"):
+        print(f"pixelthink {__version__}")
+        return 0
+    if name not in commands():
+        raise InputError(f"unknown command {name!r}; {_suggestion(name)}")
+    # The libraries below speak on stderr about frameworks that are absent on purpose.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    module = importlib.import_module(f"pixelthink_jax.commands.{_module_name(name)}")
+    return module.main(_parse(module, name, flags)) or 0
+
+
+def _parse(module: ModuleType, name: str, argv: list[str]) -> object:
+    """The command's `Args` from its flags; what tyro refuses in a box becomes one line."""
+    import tyro
+
+    summary = f"{commands()[name].help}\n\nExample:\n  {commands()[name].example}"
+    default = {"default": module.defaults(argv)} if hasattr(module, "defaults") else {}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(module.Args, prog=f"pixelthink {name}", description=summary, args=argv, **default)
+    except SystemExit as stop:
+        if stop.code == 2:
+            raise InputError(f"{name}: {_flat(complaint.getvalue())}; see pixelthink {name} --help") from stop
+        raise
+
+
+def _flat(box: str) -> str:
+    r"""The message inside a framed box, in one line, without its title and the hints below its first rule.
+
+    >>> _flat("╭─ Value error ───╮\n│ Error parsing │\n│ --size: 'q'   │\n│ ───── │\n│ hints │\n╰───╯")
+    "Error parsing --size: 'q'"
+    """
+    words: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip(" │|")
+        if text and not set(text) <= set("─-╰╯"):
+            words.append(text)
+        elif words:
+            break
+    return " ".join(words) or "these flags cannot be read"
+
+
+def _refuse(error: Exception, message: str) -> int:
+    """Prints what is wrong in one line and returns the status for wrong input."""
+    if os.environ.get("PIXELTHINK_TRACEBACK"):
+        raise error
+    print(f"pixelthink: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<17}{row.help}" for name, row in commands().items())
+    return (
+        "usage: pixelthink COMMAND [FLAGS]\n\n"
+        "Reasoning segmentation: an image and a question in, a thought, a box, two points and a mask out.\n\n"
+        f"commands:\n{rows}\n\n"
+        "pixelthink COMMAND --help shows its flags and an example; pixelthink --version the version."
+    )
+
+
+def _suggestion(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, commands(), n=1)
+    return f"did you mean {close[0]!r}?" if close else "pixelthink --help lists the commands"
+
+
+def _module_name(command: str) -> str:
+    return command.replace("-", "_")

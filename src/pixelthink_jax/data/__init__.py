@@ -1,0 +1,1 @@
+"""Data: readers, the shape world, builders, the input pipeline. Rows are `pixelthink_jax.types.Example`."""

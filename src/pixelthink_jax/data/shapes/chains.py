@@ -1,0 +1,166 @@
+"""Reasoning chains in four styles, for supervised warm-up.
+
+The style is drawn independently of the question, and so is the length within a style: a chain is first
+derived, then filled with further true checks up to a length that depends on the number of objects only. Each
+style has its own first words, so a forced prefix forces the style.
+"""
+
+import numpy as np
+
+from pixelthink_jax.data.shapes.queries import Query, Trace
+from pixelthink_jax.data.shapes.reasons import (
+    CARDINALS,
+    ORDINALS,
+    Names,
+    evidence,
+    listed,
+    numbers,
+    region,
+    rejection,
+    steps,
+)
+from pixelthink_jax.data.shapes.scene import SceneGraph
+from pixelthink_jax.data.shapes.wording import canonical
+
+STYLES = {"none": 0.10, "short": 0.14, "medium": 0.16, "long": 0.60}
+"""Share of each style among ordinary rows."""
+
+OPENINGS = {"none": "", "short": "It is", "medium": "Looking for", "long": "There are"}
+"""First words of a chain in each style."""
+
+BRIEF = "Be brief."
+"""Instruction of the rows whose chain is none or short."""
+
+MEDIUM_WORDS = (38, 66)
+LONG_WORDS_BASE, LONG_WORDS_PER_OBJECT, LONG_WORDS_SPREAD = 83, 12, 14
+
+
+def sample_style(rng: np.random.Generator, *, brief: bool = False) -> str:
+    """A style by the shares of `STYLES`; with `brief` only none or short, in their proportion."""
+    names = ["none", "short"] if brief else list(STYLES)
+    weights = np.array([STYLES[name] for name in names])
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
+
+
+def chain(query: Query, trace: Trace, graph: SceneGraph, style: str, rng: np.random.Generator) -> str:
+    """The thought that leads from a scene to the answer of a question.
+
+    Raises:
+        ValueError: The style is not one of `STYLES`.
+    """
+    if style == "none":
+        return ""
+    if style == "short":
+        return _short(trace, graph, rng)
+    if style == "medium":
+        return _medium(query, trace, graph, rng)
+    if style == "long":
+        return _long(query, trace, graph, rng)
+    raise ValueError(f"unknown chain style {style!r}; expected one of {', '.join(STYLES)}")
+
+
+def listing_chain(query: Query, trace: Trace, graph: SceneGraph) -> str:
+    """Every object with its box, left to right, then the one asked for: the dense target of pre-training."""
+    names = _all_names(graph)
+    return " ".join([_count(graph), *listed(graph, names), *_conclusion(trace, graph, names)])
+
+
+def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:
+    item = graph.objects[trace.answer]
+    x, y = item.centre
+    tails = (
+        "",
+        f" in the {region(item)}",
+        f" in the {region(item)} part of the picture",
+        f" and {item.wide} wide",
+    )
+    return f"It is the {item.shape.phrase} at {x} {y}{tails[int(rng.integers(len(tails)))]}."
+
+
+def _medium(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:
+    target = int(rng.integers(*MEDIUM_WORDS))
+    for room in (4, 3, 2):
+        names = _names(_mentioned(query, trace, graph, room))
+        core = [
+            f"Looking for {canonical(query)}.",
+            *listed(graph, names),
+            evidence(query, trace, graph, names),
+        ]
+        end = f"so it is the {names[trace.answer]}."
+        if _words([*core, end]) <= target + 4:
+            break
+    return " ".join([*_filled(core, end, target, query, trace, graph, names, rng), end])
+
+
+def _mentioned(query: Query, trace: Trace, graph: SceneGraph, room: int) -> list[int]:
+    """The answer, its anchors, then the closest rivals, at most `room` objects."""
+    order = [trace.answer, trace.anchor, *([trace.second] if query.between is not None else [])]
+    order += [*trace.linked, *trace.candidates, *trace.anchor_candidates]
+    answer = graph.objects[trace.answer].shape
+    rest = [i for i in range(len(graph.objects)) if i not in order]
+    order += sorted(rest, key=lambda i: _likeness(answer, graph.objects[i].shape), reverse=True)
+    return list(dict.fromkeys(i for i in order if i is not None))[:room]
+
+
+def _likeness(a: object, b: object) -> int:
+    return sum(getattr(a, name) == getattr(b, name) for name in ("size", "colour", "kind"))
+
+
+def _long(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:
+    mean = LONG_WORDS_BASE + LONG_WORDS_PER_OBJECT * len(graph.objects)
+    target = int(mean + LONG_WORDS_SPREAD * np.clip(rng.normal(), -2, 2))
+    names = _all_names(graph)
+    core = [_count(graph), *listed(graph, names), f"the question asks for {canonical(query)}."]
+    core += steps(query, trace, graph, names)
+    end = _conclusion(trace, graph, names)
+    return " ".join([*_filled(core, " ".join(end), target, query, trace, graph, names, rng), *end])
+
+
+def _count(graph: SceneGraph) -> str:
+    return f"There are {CARDINALS[len(graph.objects)]} shapes."
+
+
+def _conclusion(trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
+    item = graph.objects[trace.answer]
+    return [
+        f"so the answer is the {names[trace.answer]}.",
+        f"it is a {item.shape.phrase} at {numbers(item)}.",
+    ]
+
+
+def _filled(
+    core: list[str],
+    end: str,
+    target: int,
+    query: Query,
+    trace: Trace,
+    graph: SceneGraph,
+    names: Names,
+    rng: np.random.Generator,
+) -> list[str]:
+    """The derivation and further checks, until the chain with its end is about `target` words long."""
+    others = [i for i in names if i != trace.answer]
+    checks = [rejection(query, trace, graph, i, names) for i in rng.permutation(others).tolist()]
+    places = [
+        f"{names[i]} is in the {region(graph.objects[i])}." for i in rng.permutation(list(names)).tolist()
+    ]
+    said, used = list(core), _words([*core, end])
+    for sentence in [*checks, *places]:
+        words = len(sentence.split())
+        if used + words > target + 3:
+            continue
+        said.append(sentence)
+        used += words
+    return said
+
+
+def _words(sentences: list[str]) -> int:
+    return sum(len(sentence.split()) for sentence in sentences)
+
+
+def _names(indices: list[int]) -> Names:
+    return {index: ORDINALS[place] for place, index in enumerate(sorted(indices))}
+
+
+def _all_names(graph: SceneGraph) -> Names:
+    return _names(list(range(len(graph.objects))))

@@ -1,0 +1,197 @@
+"""Sentences of reasoning about one question: every statement next to the evidence it copies.
+
+Objects go by their place in a left-to-right list (`first`, `second`, ...). Numbers are plain integers of the
+840 frame. Words are lower case, few and simple, so that a tiny tokenizer spends one token on each.
+"""
+
+from pixelthink_jax.data.shapes.queries import ORDERS, RELATIONS, Anchor, Description, Query, Trace
+from pixelthink_jax.data.shapes.scene import SceneGraph, SceneObject
+from pixelthink_jax.data.targets import FRAME
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+CARDINALS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+Names = dict[int, str]
+"""Object index to ordinal, for the objects a chain mentions."""
+
+
+def join(words: list[str]) -> str:
+    """Words with `and` between them.
+
+    >>> join(["first", "third", "fourth"])
+    'first and third and fourth'
+    """
+    return " and ".join(words)
+
+
+def numbers(item: SceneObject) -> str:
+    """The object's box as four plain integers."""
+    return " ".join(str(value) for value in item.box)
+
+
+def listed(graph: SceneGraph, names: Names) -> list[str]:
+    """One sentence per mentioned object: what it is and its box."""
+    return [
+        f"{name} a {graph.objects[i].shape.phrase} at {numbers(graph.objects[i])}."
+        for i, name in names.items()
+    ]
+
+
+def plural(description: Description) -> str:
+    """The description as a plural noun phrase.
+
+    >>> plural(Description(colour="red", kind="cross"))
+    'red crosses'
+    """
+    words = description.words
+    return words + ("es" if words.endswith("s") else "s")
+
+
+def steps(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
+    """The full derivation: anchor, candidates, link, pick."""
+    if query.odd is not None:
+        return _count_values(query.odd, graph, names)
+    if query.type == "attributes":
+        return [_attribute_check(query.description, graph.objects[i], name) for i, name in names.items()]
+    said = _anchor_steps(query.anchor, trace, graph, names) if query.anchor else []
+    if query.between is not None and trace.second is not None:
+        said.append(f"the {query.between.words} is the {names[trace.second]}.")
+    if query.description.given:
+        found = join([names[i] for i in trace.candidates])
+        said.append(f"the {plural(query.description)} are {found}.")
+    said += _link_steps(query, trace, graph, names)
+    if query.superlative is not None:
+        said += comparison(query.superlative, graph, trace.linked, names)
+        said.append(f"so the {query.superlative} is the {names[trace.answer]}.")
+    return said
+
+
+def _attribute_check(description: Description, item: SceneObject, name: str) -> str:
+    """What an object is, in the attributes asked for, and whether that fits."""
+    values = " ".join(item.value(attribute) for attribute in description.given)
+    return f"{name} is {values} {'yes' if description.matches(item) else 'no'}."
+
+
+def _anchor_steps(anchor: Anchor, trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
+    """How the object the question refers to is found."""
+    found = f"the {names[trace.anchor]}." if trace.anchor is not None else ""
+    if anchor.like is not None and anchor.other is not None and trace.second is not None:
+        second, value = names[trace.second], graph.objects[trace.second].value(anchor.like)
+        return [
+            f"the {anchor.other.words} is the {second}.",
+            f"it is {value}.",
+            f"the other {value} shape is {found}",
+        ]
+    if anchor.superlative is None:
+        return [f"the {anchor.description.words} is {found}"]
+    said = []
+    if anchor.description.given:
+        said.append(
+            f"the {plural(anchor.description)} are {join([names[i] for i in trace.anchor_candidates])}."
+        )
+    said += comparison(anchor.superlative, graph, trace.anchor_candidates, names)
+    return [*said, f"so the {anchor.superlative} is {found}"]
+
+
+def _link_steps(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
+    """Each candidate against the anchor."""
+    if trace.anchor is None:
+        return []
+    anchor, anchor_name = graph.objects[trace.anchor], names[trace.anchor]
+    kept = {i: "yes" if i in trace.linked else "no" for i in trace.candidates}
+    if query.same is not None:
+        value = anchor.value(query.same)
+        checks = [f"{names[i]} is {graph.objects[i].value(query.same)} {kept[i]}." for i in trace.candidates]
+        return [f"the {anchor_name} is {value}.", *checks]
+    if query.relation is not None:
+        axis = RELATIONS[query.relation][0]
+        place = [f"{names[i]} has {position(graph.objects[i], axis)} {kept[i]}." for i in trace.candidates]
+        return [f"the {anchor_name} has {position(anchor, axis)}.", *place]
+    if query.between is not None:
+        return [f"{names[i]} is between {kept[i]}." for i in trace.candidates]
+    return []
+
+
+def position(item: SceneObject, axis: int) -> str:
+    """The centre along one axis, such as `x 120`."""
+    return f"{'xy'[axis]} {item.centre[axis]}"
+
+
+def comparison(superlative: str, graph: SceneGraph, members: tuple[int, ...], names: Names) -> list[str]:
+    """The measure that decides a superlative, for each member."""
+    if superlative == "closest":
+        return [
+            f"{names[i]} has x {graph.objects[i].centre[0]} y {graph.objects[i].centre[1]}." for i in members
+        ]
+    if superlative in ORDERS:
+        axis = ORDERS[superlative][0]
+        return [f"{names[i]} has {position(graph.objects[i], axis)}." for i in members]
+    return [f"{names[i]} is {graph.objects[i].wide} wide." for i in members]
+
+
+def _count_values(attribute: str, graph: SceneGraph, names: Names) -> list[str]:
+    """Which objects have each value of an attribute."""
+    groups: dict[str, list[str]] = {}
+    for i, name in names.items():
+        groups.setdefault(graph.objects[i].value(attribute), []).append(name)
+    said = [
+        f"{value} is {'only ' if len(group) == 1 else ''}{join(group)}." for value, group in groups.items()
+    ]
+    single = next(value for value, group in groups.items() if len(group) == 1)
+    return [*said, f"so {single} appears once."]
+
+
+def rejection(query: Query, trace: Trace, graph: SceneGraph, index: int, names: Names) -> str:
+    """Why an object other than the answer is not the answer."""
+    item, answer = graph.objects[index], graph.objects[trace.answer]
+    start = f"{names[index]} is not it because"
+    if index == trace.anchor or (query.between is not None and index == trace.second):
+        return f"{start} the question names it."
+    for attribute, value in query.description.given.items():
+        if item.value(attribute) != value:
+            return f"{start} it is {item.value(attribute)} and not {value}."
+    if query.odd is not None:
+        value = item.value(query.odd)
+        return f"{start} there is more than one {value}{' shape' if query.odd == 'colour' else ''}."
+    if index not in trace.linked:
+        if query.same is not None and trace.anchor is not None:
+            value = graph.objects[trace.anchor].value(query.same)
+            return f"{start} it is {item.value(query.same)} and not {value}."
+        if query.between is not None:
+            return f"{start} it is not between them."
+        anchor = "" if trace.anchor is None else names[trace.anchor]
+        return f"{start} it is not {query.relation} the {anchor}."
+    better = {"largest": "larger", "smallest": "smaller", "closest": "closer"}.get(query.superlative or "")
+    if better is None:
+        axis = ORDERS[query.superlative or "leftmost"][0]
+        return f"{start} it has {position(item, axis)} and not {answer.centre[axis]}."
+    return f"{start} the {names[trace.answer]} is {better}."
+
+
+def evidence(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> str:
+    """The one statement that decides, for a chain that mentions only some objects."""
+    answer, name = graph.objects[trace.answer], names[trace.answer]
+    if query.odd is not None:
+        return f"no other shape is {'a ' if query.odd == 'kind' else ''}{answer.value(query.odd)}."
+    if query.superlative is not None and query.superlative != "closest":
+        rivals = tuple(i for i in trace.linked if i in names)
+        return " ".join(comparison(query.superlative, graph, rivals, names))
+    if trace.anchor is None or trace.anchor not in names:
+        return f"the {name} is the {query.description.words}."
+    anchor, anchor_name = graph.objects[trace.anchor], names[trace.anchor]
+    if query.same is not None:
+        return (
+            f"the {anchor_name} is {anchor.value(query.same)} and the {name} is {answer.value(query.same)}."
+        )
+    if query.relation is not None:
+        axis = RELATIONS[query.relation][0]
+        here, there = position(answer, axis), position(anchor, axis)
+        return f"the {name} has {here} and the {anchor_name} has {there} so it is {query.relation} it."
+    word = "between them" if query.between is not None else "closer"
+    return f"the {name} is {word}."
+
+
+def region(item: SceneObject) -> str:
+    """Which ninth of the picture an object is in, such as `top left`."""
+    x, y = item.centre
+    row = ("top", "middle", "bottom")[min(y * 3 // FRAME, 2)]
+    return f"{row} {('left', 'centre', 'right')[min(x * 3 // FRAME, 2)]}"

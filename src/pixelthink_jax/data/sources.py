@@ -1,0 +1,111 @@
+"""Datasets by name, as random-access sources of `Example`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelthink_jax.data.pipeline import ExampleSource
+from pixelthink_jax.data.shapes import ShapeReason
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.processing.images import load_image
+from pixelthink_jax.types import Example
+
+
+def open_source(
+    name: str,
+    *,
+    split: str = "train",
+    task: str = "reason",
+    path: str | Path | None = None,
+    examples: int | None = None,
+    render_size: tuple[int, int] | None = None,
+) -> ExampleSource:
+    """Opens a dataset.
+
+    Args:
+        name: `shapereason` (rendered on demand), `array_record` (a folder of `pixelthink prepare`), or `jsonl`.
+        split: Split of the dataset; `jsonl` has none.
+        task: Of `shapereason`: `reason` or `listing`.
+        path: Folder or file; `shapereason` has none.
+        examples: Keep only that many, from the start.
+        render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
+
+    Raises:
+        InputError: The dataset is unknown, or its file cannot be read.
+    """
+    if name == "shapereason":
+        source: ExampleSource = ShapeReason(split, task=task, render_size=render_size)
+    elif name == "array_record":
+        from pixelthink_jax.data.shapes_builder import read_shapereason
+
+        source = read_shapereason(path, split)
+    elif name == "jsonl":
+        source = JsonlSource(path)
+    else:
+        raise InputError(f"dataset {name!r}: expected shapereason, array_record or jsonl")
+    return source if examples is None else FirstExamples(source, examples)
+
+
+class FirstExamples:
+    """The first rows of a source."""
+
+    def __init__(self, source: ExampleSource, count: int):
+        """Keeps at most `count` rows."""
+        self._source, self._count = source, min(count, len(source))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._source[index]
+
+
+class JsonlSource:
+    """Rows `{"image": path, "query": text, "completion": text, ...}`, one JSON object a line.
+
+    Image paths are relative to the file; images are read when a row is asked for. Other keys that are fields of
+    `Example` (`id`, `solution`, `difficulty`, `instruction`) are taken too.
+    """
+
+    _KEYS = frozenset({"id", "image", "query", "completion", "solution", "difficulty", "instruction"})
+
+    def __init__(self, path: str | Path | None):
+        """Reads and checks the lines, not the images.
+
+        Raises:
+            InputError: The file is missing, or a line is not such a row; the message names the line.
+        """
+        self._path = Path(path or "")
+        if not self._path.is_file():
+            raise InputError(f"dataset {self._path}: no such file; expected JSON lines")
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        self._rows = [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        if not self._rows:
+            raise InputError(f"dataset {self._path}: it holds no rows")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self._rows[index]
+        image = load_image(self._path.parent / row["image"])
+        known = {key: row[key] for key in self._KEYS - {"image", "id"} if key in row}
+        return Example(id=str(row.get("id", index)), image=image, **known)
+
+    def _parse(self, number: int, line: str) -> Mapping[str, Any]:
+        where = f"dataset {self._path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not valid JSON ({error.msg})") from error
+        if not isinstance(row, dict) or not {"image", "query"} <= row.keys():
+            raise InputError(f"{where}: expected an object with the keys image and query")
+        unknown = sorted(row.keys() - self._KEYS)
+        if unknown:
+            raise InputError(
+                f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(self._KEYS))}"
+            )
+        return row

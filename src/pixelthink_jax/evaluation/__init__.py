@@ -1,0 +1,1 @@
+"""Scoring predictions: metrics and reports."""

@@ -1,0 +1,38 @@
+"""Qwen2.5-VL: the vision-language policy. Start at `model`; `cache` generates; `vision` sees."""
+
+from pixelthink_jax.models.qwen_vl.cache import (
+    PrefixCache,
+    SuffixCache,
+    decode_step,
+    init_suffix_cache,
+    prefill,
+    suffix_forward,
+    unstack_layers,
+)
+from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from pixelthink_jax.models.qwen_vl.init import init_params
+from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, logits
+from pixelthink_jax.models.qwen_vl.rope import position_ids
+from pixelthink_jax.models.qwen_vl.vision import encode_images
+from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout, vision_layout
+
+__all__ = [
+    "PrefixCache",
+    "QwenVLConfig",
+    "SuffixCache",
+    "TextConfig",
+    "VisionConfig",
+    "VisionLayout",
+    "decode_step",
+    "embed_prompt",
+    "encode_images",
+    "forward",
+    "init_params",
+    "init_suffix_cache",
+    "logits",
+    "position_ids",
+    "prefill",
+    "suffix_forward",
+    "unstack_layers",
+    "vision_layout",
+]

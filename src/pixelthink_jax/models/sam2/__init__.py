@@ -1,0 +1,1 @@
+"""SAM2 and SAM2.1 for single images: encoder, prompts, mask decoder, and their checkpoints."""

@@ -1,0 +1,1 @@
+"""From image files and questions to the arrays a policy reads: images, tokens, prompts, format."""

@@ -1,0 +1,1 @@
+"""Sampling from the policy, and the mathematics of learning from the samples."""

@@ -1,0 +1,1 @@
+"""What a run needs from its machine: checkpoints, logs, progress."""

@@ -1,0 +1,93 @@
+"""Optimizers and schedules by name, through optax."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+
+from pixelthink_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How parameters are updated.
+
+    Attributes:
+        kind: `adamw` for everything, or `muon` for the matrices of the blocks and AdamW for the rest.
+        learning_rate: Peak rate of AdamW.
+        muon_learning_rate: Peak rate of the orthogonalised update; read only with `muon`.
+        warmup_steps: Steps of linear warm-up from zero.
+        decay: Shape after the warm-up: constant, or down to `final_fraction` of the peak.
+        final_fraction: What is left of the peak rate at the last step.
+        beta1: First-moment decay of AdamW.
+        beta2: Second-moment decay of AdamW.
+        weight_decay: Decoupled decay, on every parameter.
+        clip_norm: Global gradient norm above which the gradient is scaled down.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    warmup_steps: int = 0
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    final_fraction: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.muon_learning_rate <= 0:
+            raise InputError("optim: learning rates must be positive")
+        if not 0 <= self.final_fraction <= 1:
+            raise InputError(f"optim: final_fraction must be in [0, 1], got {self.final_fraction}")
+
+
+def schedule(config: OptimConfig, peak: float, steps: int) -> optax.Schedule:
+    """Warm-up to `peak`, then the named decay over the remaining steps.
+
+    >>> config = OptimConfig(warmup_steps=2, decay="linear")
+    >>> [round(float(schedule(config, 1.0, 6)(step)), 3) for step in range(7)]
+    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    rest = max(1, steps - config.warmup_steps)
+    end = peak * config.final_fraction
+    shapes = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, end, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction),
+    }
+    if config.warmup_steps == 0:
+        return shapes[config.decay]
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, shapes[config.decay]], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """The gradient transformation of a run of `steps` steps, clipping included."""
+    rate = schedule(config, config.learning_rate, steps)
+    if config.kind == "adamw":
+        update = optax.adamw(rate, config.beta1, config.beta2, weight_decay=config.weight_decay)
+    else:
+        update = optax.contrib.muon(
+            schedule(config, config.muon_learning_rate, steps),
+            weight_decay=config.weight_decay,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            adam_weight_decay=config.weight_decay,
+            adam_learning_rate=rate,
+            muon_weight_dimension_numbers=_block_matrices,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def _block_matrices(params: Any) -> Any:
+    """Which leaves are matrices of a block: stacked kernels `[layer, in, out]`; the layer axis is a batch axis."""
+    from optax.contrib import MuonDimensionNumbers
+
+    def of(path: tuple[Any, ...], leaf: Any) -> Any:
+        stacked = any(getattr(key, "key", None) == "blocks" for key in path)
+        return MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,)) if stacked and leaf.ndim == 3 else None
+
+    return jax.tree_util.tree_map_with_path(of, params)

@@ -1,0 +1,125 @@
+"""What a supervised run is made of. One YAML file, read by `config.load_config`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.models.qwen_vl import QwenVLConfig
+from pixelthink_jax.runtime.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class NewPolicyConfig:
+    """A policy made from scratch: its size, its eyes and its vocabulary.
+
+    Attributes:
+        model: Architecture; vocabulary size and token ids are set from the tokenizer that is built.
+        image_size: Side in pixels of the square that images are squashed to.
+        prompt: Name of the prompt template.
+        system_prompt: Text of the system message.
+        max_vocab: Largest vocabulary.
+        tokenizer_examples: How many training examples the vocabulary is counted on.
+    """
+
+    model: QwenVLConfig
+    image_size: int
+    prompt: str = "plain"
+    system_prompt: str = "You are a helpful assistant."
+    max_vocab: int = 1024
+    tokenizer_examples: int = 2000
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from.
+
+    Attributes:
+        name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl` reads
+            rows {image, query, completion} with image paths relative to the file.
+        split: Split of the dataset; not read for `jsonl`.
+        task: Of `shapereason`: `reason`, or `listing`, which names every object with its box.
+        examples: Use only that many, from the start of the split; None uses all.
+        path: Folder or file; not read for `shapereason`.
+    """
+
+    name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
+    split: str = "train"
+    task: Literal["reason", "listing"] = "reason"
+    examples: int | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name != "shapereason" and not self.path:
+            raise InputError(f"data: {self.name} needs a path")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A part of the run on its own data; stages follow one another under one learning-rate schedule."""
+
+    name: str
+    steps: int
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """A supervised run.
+
+    Attributes:
+        out: Run folder: log, checkpoints, and the trained policy in `policy/`.
+        stages: What is learned, in order.
+        policy: Folder of the policy to start from; None with `new_policy`.
+        new_policy: The policy to make from scratch; None with `policy`.
+        optim: Optimizer and schedule.
+        tokens_per_batch: Tokens of a batch, padding included, whatever the length of its rows.
+        length_buckets: Row lengths that are compiled; a row takes the smallest that holds it.
+        chunk_rows: Rows that are sorted by length together.
+        freeze_vision: Leave the vision tower as it is.
+        remat: Recompute blocks in the backward pass to save memory.
+        unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
+        dtype: Dtype of the parameters.
+        export_dtype: Dtype of the exported policy.
+        seed: Of initialisation and data order.
+        log_every: Steps between log rows.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    out: str
+    stages: tuple[StageConfig, ...]
+    policy: str | None = None
+    new_policy: NewPolicyConfig | None = None
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tokens_per_batch: int = 8192
+    length_buckets: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+    chunk_rows: int = 1024
+    freeze_vision: bool = False
+    remat: Literal["none", "full"] = "none"
+    unroll: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        if (self.policy is None) == (self.new_policy is None):
+            raise InputError("give exactly one of policy (a folder) and new_policy (an architecture)")
+        if not self.stages:
+            raise InputError("stages: at least one stage is needed")
+        if list(self.length_buckets) != sorted(set(self.length_buckets)):
+            raise InputError(f"length_buckets must increase, got {list(self.length_buckets)}")
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole run."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """Index of the stage that makes the update after `step` updates, and the step that stage ends at."""
+        end = 0
+        for index, stage in enumerate(self.stages):
+            end += stage.steps
+            if step < end:
+                return index, end
+        return len(self.stages), end

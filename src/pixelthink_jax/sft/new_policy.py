@@ -1,0 +1,78 @@
+"""A policy made from scratch: vocabulary counted on the data, weights drawn from the seed."""
+
+import dataclasses
+import tempfile
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+
+from pixelthink_jax.data.sources import open_source
+from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.qwen_vl import QwenVLConfig
+from pixelthink_jax.policy import Policy
+from pixelthink_jax.processing.patches import ImageConfig
+from pixelthink_jax.processing.policy_format import PolicyFormat, ResizePolicy
+from pixelthink_jax.processing.processor import Processor
+from pixelthink_jax.processing.prompts import chat_messages, prompt_template, user_text
+from pixelthink_jax.processing.tokenizer import Tokenizer
+from pixelthink_jax.processing.vocabulary import QWEN2_VL_CHAT_TEMPLATE, build_tokenizer
+from pixelthink_jax.sft.config import NewPolicyConfig, SftConfig
+
+
+def new_policy(config: SftConfig) -> Policy:
+    """Builds the tokenizer on the texts of every stage's data and draws the weights."""
+    settings = config.new_policy
+    assert settings is not None
+    processor = _processor(settings, config)
+    model = _with_token_ids(settings.model, processor.tokenizer)
+    draw = jax.jit(lambda key: qwen_vl.init_params(model, key, jnp.dtype(config.dtype)))
+    params = draw(jax.random.key(config.seed))
+    return Policy(config=model, params=params, processor=processor)
+
+
+def _processor(settings: NewPolicyConfig, config: SftConfig) -> Processor:
+    format = PolicyFormat(
+        resize=ResizePolicy(kind="square", size=settings.image_size, filter="bilinear"),
+        prompt=prompt_template(settings.prompt),
+        system_prompt=settings.system_prompt,
+    )
+    vision = settings.model.vision
+    image = ImageConfig(
+        patch_size=vision.patch_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        merge_size=vision.spatial_merge_size,
+        min_pixels=settings.image_size**2,
+        max_pixels=settings.image_size**2,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        build_tokenizer(_texts(settings, config, format), folder, max_vocab=settings.max_vocab)
+        return Processor(image, Tokenizer.from_pretrained(folder), format)
+
+
+def _texts(settings: NewPolicyConfig, config: SftConfig, format: PolicyFormat) -> list[str]:
+    """Prompts and completions, so that every word of them can become one token."""
+    frame = chat_messages(user_text(format.prompt, "x"), system_prompt=format.system_prompt)
+    texts = [QWEN2_VL_CHAT_TEMPLATE, *(f"{m['role']}\n" for m in frame), "assistant\n", format.system_prompt or ""] * 2
+    for stage in config.stages:
+        data = stage.data
+        source = open_source(data.name, split=data.split, task=data.task, path=data.path, examples=data.examples)
+        for example in islice((source[i] for i in range(len(source))), settings.tokenizer_examples):
+            question = user_text(format.prompt, example.query, instruction=example.instruction)
+            texts += [question, example.completion or ""]
+    return texts
+
+
+def _with_token_ids(model: QwenVLConfig, tokenizer: Tokenizer) -> QwenVLConfig:
+    special = tokenizer.special
+    return dataclasses.replace(
+        model,
+        text=dataclasses.replace(model.text, vocab_size=tokenizer.vocab_size),
+        image_token_id=special.image_pad,
+        video_token_id=special.vision[-1],
+        vision_start_token_id=special.vision_start,
+        vision_end_token_id=special.vision_end,
+        bos_token_id=special.pad,
+        eos_token_id=special.end_of_turn,
+        pad_token_id=special.pad,
+    )

@@ -1,0 +1,177 @@
+"""The supervised run: policy and data in, trained policy folder out; resumable at every checkpoint."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pixelthink_jax.config import to_tree
+from pixelthink_jax.data.pipeline import example_stream
+from pixelthink_jax.data.sources import open_source
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.policy import Policy
+from pixelthink_jax.processing.processor import Processor
+from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.optim import make_optimizer
+from pixelthink_jax.runtime.run_log import RunLog
+from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
+from pixelthink_jax.sft.config import DataConfig, SftConfig
+from pixelthink_jax.sft.new_policy import new_policy
+from pixelthink_jax.sft.step import DeviceBatch, TrainState, make_train_step
+from pixelthink_jax.types import Example
+
+Metrics = dict[str, float]
+
+
+def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None = None) -> Policy:
+    """Trains to the last stage's end, continuing from the newest checkpoint in `config.out` if there is one.
+
+    Args:
+        config: The run.
+        on_log: Called with (step, metrics) at each log row, for progress bars.
+
+    Returns:
+        The trained policy, also exported to `config.out/policy`.
+
+    Raises:
+        InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being finite.
+    """
+    policy = Policy.from_pretrained(config.policy, dtype=config.dtype) if config.policy else new_policy(config)
+    optimizer = make_optimizer(config.optim, config.steps)
+    state = TrainState(policy.params, optimizer.init(policy.params), jnp.zeros((), jnp.int32))
+    checkpoints = Checkpoints(config.out, every=config.checkpoint_every)
+    step, position = 0, None
+    if checkpoints.latest_step() is not None:
+        step, state, extra = checkpoints.restore(state)
+        position = Position(**extra["position"]) if extra["position"] else None
+    log = RunLog(config.out, resume_step=step)
+    train_step = make_train_step(
+        policy.config,
+        policy.processor.image_config,
+        optimizer,
+        remat=config.remat,
+        unroll=config.unroll,
+        freeze_vision=config.freeze_vision,
+    )
+    meter = Meter(config.log_every)
+    for step, stage, batch, position in stage_batches(config, policy.processor, step, position):
+        state, metrics = train_step(state, to_device(batch, policy))
+        row = meter.update(step, metrics)
+        if row:
+            if not np.isfinite(row["loss"]):
+                raise InputError(f"step {step}: the loss is {row['loss']}; lower optim.learning_rate")
+            log.write(step, {"stage": float(stage), **row})
+            if on_log:
+                on_log(step, row)
+        extra = {"position": dataclasses.asdict(position) if position else None, "config": to_tree(config)}
+        checkpoints.save(step, state, extra, force=step == config.steps)
+    checkpoints.close()
+    log.close()
+    trained = dataclasses.replace(policy, params=state.params)
+    trained.export(Path(config.out) / "policy", dtype=config.export_dtype)
+    return trained
+
+
+class Meter:
+    """Averages metrics between log rows; reads the device only then, so steps are dispatched ahead."""
+
+    def __init__(self, every: int):
+        """`every` is the number of steps in a row."""
+        self._every, self._pending, self._since = every, [], time.perf_counter()
+
+    def update(self, step: int, metrics: dict[str, jax.Array]) -> Metrics | None:
+        """Adds one step; returns the averaged row when it is due."""
+        self._pending.append(metrics)
+        if step % self._every:
+            return None
+        rows = jax.device_get(self._pending)
+        now = time.perf_counter()
+        row = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+        row["seconds_per_step"] = (now - self._since) / len(rows)
+        self._pending, self._since = [], now
+        return row
+
+
+def stage_batches(
+    config: SftConfig, processor: Processor, step: int, position: Position | None
+) -> Iterator[tuple[int, int, Batch, Position | None]]:
+    """Yields (step after the update, stage index, batch, where to resume) to the end of the run."""
+    while step < config.steps:
+        index, end = config.stage_at(step)
+        stream = open_stream(config.stages[index].data, config, processor, position)
+        for batch, after in stream:
+            step += 1
+            yield step, index, batch, after if step < end else None
+            if step == end:
+                break
+        stream.close()
+        position = None
+
+
+def open_stream(
+    data: DataConfig, config: SftConfig, processor: Processor, position: Position | None
+) -> BatchStream:
+    """Endless batches of one dataset, from `position` on."""
+    source = open_source(data.name, split=data.split, task=data.task, path=data.path, examples=data.examples,
+                         render_size=_square(processor))  # fmt: skip
+    rows = RowStream(example_stream(source, seed=config.seed, shuffle=True), processor)
+
+    def cut(chunk: list[Row], rng: np.random.Generator) -> list[Batch]:
+        return cut_batches(
+            chunk,
+            buckets=config.length_buckets,
+            tokens_per_batch=config.tokens_per_batch,
+            pad_id=processor.tokenizer.special.pad,
+            rng=rng,
+        )
+
+    return BatchStream(rows, cut, chunk_rows=config.chunk_rows, seed=config.seed, start=position)
+
+
+class RowStream:
+    """Tokenised rows of an example stream; its state is that of the stream."""
+
+    def __init__(self, examples: Any, processor: Processor):
+        """`examples` iterates over `Example` and has `get_state` and `set_state`."""
+        self._examples, self._processor = examples, processor
+        self.get_state, self.set_state = examples.get_state, examples.set_state
+
+    def __iter__(self) -> Iterator[Row]:
+        """Encodes examples as they are asked for."""
+        return (encode_example(example, self._processor) for [example] in self._examples)
+
+
+def encode_example(example: Example, processor: Processor) -> Row:
+    """One example as a training row: prompt, completion, end of turn.
+
+    Raises:
+        InputError: The example has no completion to learn from.
+    """
+    if not example.completion:
+        raise InputError(f"example {example.id}: it has no completion; supervised training needs one in every row")
+    prompt = processor.prompt(example.image, example.query, instruction=example.instruction)
+    end = np.array([processor.tokenizer.special.end_of_turn], np.int32)
+    completion = processor.tokenizer.encode(example.completion)
+    ids = np.concatenate([prompt.input_ids, completion, end]).astype(np.int32)
+    return Row(ids, len(prompt.input_ids), prompt.image, prompt.grid_thw)
+
+
+def to_device(batch: Batch, policy: Policy) -> DeviceBatch:
+    """Adds positions and the vision layout, and puts the batch on the device."""
+    grids = np.tile(np.array(batch.grid_thw, np.int32), (len(batch.images), 1))
+    positions = qwen_vl.position_ids(batch.input_ids, batch.mask, grids, policy.config)
+    layout = qwen_vl.vision_layout(grids, policy.config.vision)
+    arrays = DeviceBatch(batch.input_ids, batch.mask, batch.loss_mask, positions, batch.images, layout)
+    return jax.device_put(arrays)
+
+
+def _square(processor: Processor) -> tuple[int, int] | None:
+    """The size at which a synthetic scene may be rendered because the policy squashes to it anyway."""
+    size = processor.format.resize.size
+    return (size, size) if processor.format.resize.kind == "square" and size else None

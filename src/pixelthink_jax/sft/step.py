@@ -1,0 +1,83 @@
+"""One supervised step: cross-entropy of the completion tokens, gradient, update; one jitted function."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
+from pixelthink_jax.processing.patches import ImageConfig, patchify
+from pixelthink_jax.rl.logprobs import token_logprobs
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """What an update replaces: parameters, optimizer state and the number of updates made."""
+
+    params: Any
+    opt_state: Any
+    step: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeviceBatch:
+    """A `batches.Batch` with what the model needs beside it."""
+
+    input_ids: Int[Array, "b t"]
+    mask: Bool[Array, "b t"]
+    loss_mask: Bool[Array, "b t"]
+    positions: Int[Array, "3 b t"]
+    images: UInt8[Array, "b H W 3"]
+    layout: VisionLayout
+
+
+def supervised_loss(
+    params: Any, batch: DeviceBatch, config: QwenVLConfig, image_config: ImageConfig, *, remat: str, unroll: bool
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean negative log-probability in nats over the completion tokens of the whole batch."""
+    pixels = patchify(batch.images, image_config=image_config)
+    images = qwen_vl.encode_images(params, pixels, batch.layout, config, remat=remat, unroll=unroll)
+    embeds = qwen_vl.embed_prompt(params, batch.input_ids, images, config)
+    hidden = qwen_vl.forward(params, embeds, batch.positions, batch.mask, config, remat=remat, unroll=unroll)
+    targets, mask = batch.input_ids[:, 1:], batch.loss_mask[:, 1:]
+    logprobs, correct = token_logprobs(params, hidden[:, :-1], targets, config)
+    tokens = jnp.maximum(mask.sum(), 1)
+    loss = -jnp.sum(jnp.where(mask, logprobs, 0.0)) / tokens
+    accuracy = jnp.sum(mask & correct) / tokens
+    return loss, {"loss": loss, "token_accuracy": accuracy, "tokens": tokens.astype(jnp.float32)}
+
+
+def make_train_step(
+    config: QwenVLConfig,
+    image_config: ImageConfig,
+    optimizer: optax.GradientTransformation,
+    *,
+    remat: str = "none",
+    unroll: bool = False,
+    freeze_vision: bool = False,
+) -> Any:
+    """Builds `step(state, batch) -> (state, metrics)`, jitted with the state donated."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
+        def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+            if freeze_vision:
+                params = {**params, "vision": jax.lax.stop_gradient(params["vision"])}
+            return supervised_loss(params, batch, config, image_config, remat=remat, unroll=unroll)
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if freeze_vision:  # weight decay would still move what has no gradient
+            updates = {**updates, "vision": jax.tree.map(jnp.zeros_like, updates["vision"])}
+        params = optax.apply_updates(state.params, updates)
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        return TrainState(params, opt_state, state.step + 1), metrics
+
+    return step

@@ -1,0 +1,172 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from pixelthink_jax.data.shapes import OPENINGS, STYLES, ShapeReason
+from pixelthink_jax.data.shapes.difficulty import distractors
+from pixelthink_jax.data.shapes.scene import HELD_OUT_PAIRS
+from pixelthink_jax.data.targets import box_to_frame, mask_box, mask_points, point_to_frame
+from tests.data.shapes.plain_reading import answers, look
+
+STRICT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+GENUINE_BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
+GENUINE_POINTS = re.compile(r"<points>\((\d+),(\d+)\),\((\d+),(\d+)\)</points>")
+HELD_OUT_TYPES = {"closest", "between", "relation_to_same"}
+
+
+@pytest.fixture(params=["train", "ood"])
+def rows(request, many_rows):
+    return many_rows.asked[request.param]
+
+
+def test_mask_box_points_solution_and_completion_agree(rows):
+    for _, row in rows:
+        height, width = row.mask.shape
+        assert row.image.shape == (height, width, 3) and row.image.dtype == np.uint8
+        box = box_to_frame(mask_box(row.mask), width, height)
+        points = mask_points(row.mask)
+        assert all(row.mask[y, x] for x, y in points)
+        framed = [list(point_to_frame(point, width, height)) for point in points]
+        assert [int(v) for v in GENUINE_BOX.search(row.solution).groups()] == list(box)
+        assert [int(v) for v in GENUINE_POINTS.search(row.solution).groups()] == sum(framed, [])
+        assert STRICT.fullmatch(row.completion)
+        answer = json.loads(re.search(r"{[^}]+}", row.completion)[0])
+        assert answer == {"bbox": list(box), "points_1": framed[0], "points_2": framed[1]}
+
+
+def test_every_question_has_one_answer_by_a_second_reading_of_its_words(rows):
+    for asked, row in rows:
+        assert answers(row.query, look(asked.graph)) == {asked.trace.answer}, row.query
+
+
+def test_boxes_in_chains_are_those_of_the_scene(rows):
+    for asked, row in rows:
+        boxes = {f"{o.shape.phrase} at {' '.join(map(str, o.box))}" for o in asked.graph.objects}
+        thought = row.completion.split("</think>")[0]
+        stated = re.findall(r"(?:small|large) \w+ \w+ at \d+ \d+ \d+ \d+", thought)
+        assert set(stated) <= boxes
+        style = row.metadata["style"]
+        if style == "long":
+            assert set(stated) == boxes
+            target = asked.graph.objects[asked.trace.answer]
+            assert stated[-1] == f"{target.shape.phrase} at {' '.join(map(str, target.box))}"
+        assert thought.removeprefix("<think>").startswith(OPENINGS[style])
+
+
+def test_target_is_visible_and_has_rivals_that_share_attributes(rows):
+    for asked, row in rows:
+        assert row.metadata["target_visible"] >= 0.5
+        assert distractors(asked.graph, asked.trace.answer)
+
+
+def test_held_out_things_are_in_the_ood_split_and_nowhere_else(rows):
+    for asked, row in rows:
+        pairs = {(o.shape.colour, o.shape.kind) for o in asked.graph.objects} & HELD_OUT_PAIRS
+        target = asked.graph.objects[asked.trace.answer].shape
+        if row.id.startswith("ood"):
+            assert row.metadata["novelty"]
+            new_pair = (target.colour, target.kind) in HELD_OUT_PAIRS
+            assert new_pair or asked.query.type in HELD_OUT_TYPES
+        else:
+            assert not pairs and asked.query.type not in HELD_OUT_TYPES
+            assert row.metadata["novelty"] is None
+
+
+def test_sub_scores_are_in_range_and_their_mean_gives_the_level(rows):
+    for _, row in rows:
+        scores = [row.metadata[name] for name in ("scene", "segmentation", "language")]
+        assert all(1 <= score <= 10 for score in scores)
+        assert row.difficulty == pytest.approx(np.mean(scores), abs=1e-3)
+        assert row.level == ("easy" if row.difficulty < 3.5 else "hard" if row.difficulty >= 5 else "medium")
+
+
+@pytest.mark.parametrize("split", ["train", "ood"])
+def test_levels_are_thirds_with_the_same_object_counts(split, many_rows):
+    counts = {level: [] for level in ("easy", "medium", "hard")}
+    for level, count in many_rows.levels[split]:
+        counts[level].append(count)
+    total = len(many_rows.levels[split])
+    for found in counts.values():
+        assert len(found) / total == pytest.approx(1 / 3, abs=0.05)
+    means = [np.mean(found) for found in counts.values()]
+    assert max(means) - min(means) < 0.3
+
+
+def test_rows_depend_on_seed_split_and_index_only():
+    first, again = ShapeReason("test", seed=5)[7], ShapeReason("test", seed=5)[7]
+    assert first.query == again.query and first.completion == again.completion
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
+    assert not np.array_equal(first.image[:100, :100], ShapeReason("test", seed=6)[7].image[:100, :100])
+
+
+def test_splits_share_no_scene():
+    scenes = [
+        ShapeReason(split).asked(i).graph.scene.shapes
+        for split in ("train", "validation", "tuning", "test", "ood")
+        for i in range(20)
+    ]
+    assert len(set(scenes)) == len(scenes)
+
+
+def test_forcing_a_style_changes_the_thought_only():
+    drawn = ShapeReason("test")[4]
+    for style in STYLES:
+        row = ShapeReason("test", chain_style=style)[4]
+        assert (row.query, row.solution, row.metadata["style"]) == (drawn.query, drawn.solution, style)
+
+
+def test_brief_rows_are_in_train_only_and_short(many_rows):
+    rows = [row for _, row in many_rows.asked["train"]]
+    brief = [row for row in rows if row.instruction]
+    assert 0.07 < len(brief) / len(rows) < 0.17
+    assert {row.metadata["style"] for row in brief} == {"none", "short"}
+    assert not any(row.instruction for _, row in many_rows.asked["ood"])
+
+
+def test_render_size_changes_picture_and_mask_but_no_text():
+    full = ShapeReason("validation")[9]
+    for size in ((112, 112), (1600, 1200)):
+        row = ShapeReason("validation", render_size=size)[9]
+        assert row.image.shape[:2] == row.mask.shape == size[::-1]
+        assert (row.completion, row.solution, row.query) == (full.completion, full.solution, full.query)
+        box = np.array(box_to_frame(mask_box(row.mask), *size))
+        truth = np.array([int(v) for v in GENUINE_BOX.search(full.solution).groups()])
+        assert np.abs(box - truth).max() <= 840 / 112 + 840 / 192 + 1
+
+
+def test_listing_names_every_object_and_ends_with_the_answer():
+    world = ShapeReason("train", task="listing", render_size=(32, 32))
+    for i in range(12):
+        row, graph = world[i], world.asked(i).graph
+        assert row.query.startswith("list every shape and then the ")
+        question = row.query.removeprefix("list every shape and then ")
+        (answer,) = answers(question, look(graph))
+        item = graph.objects[answer]
+        assert f"it is a {item.shape.phrase} at {' '.join(map(str, item.box))}.</think>" in row.completion
+        assert len(re.findall(r" at \d+ \d+ \d+ \d+", row.completion)) == len(graph.objects) + 1
+
+
+def test_scene_examples_ask_several_things_of_one_picture():
+    world = ShapeReason("train", seed=2)
+    rows = world.scene_examples(11, limit=5)
+    assert rows[0].completion == world[11].completion and len(rows) == 5
+    assert len({row.id for row in rows}) == 5
+    assert all(np.array_equal(row.image, rows[0].image) for row in rows)
+    seen = look(world.asked(11).graph)
+    for row in rows:
+        (answer,) = answers(row.query, seen)
+        assert np.array_equal(row.mask, world.asked(11).graph.mask(answer))
+
+
+@pytest.mark.parametrize("wrong", [{"split": "dev"}, {"task": "caption"}, {"chain_style": "verbose"}])
+def test_unknown_names_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected one of"):
+        ShapeReason(**{"split": "train", **wrong})
+
+
+def test_rows_outside_the_split_are_refused():
+    with pytest.raises(IndexError):
+        ShapeReason("test")[1000]
+    assert ShapeReason("test")[-1].id == "test-0-999"
