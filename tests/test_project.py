@@ -11,10 +11,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pixelthink_jax
+from pixelthink_jax.commands import doctor
 from pixelthink_jax.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +99,13 @@ def test_public_names_resolve_whatever_was_imported_before():
         assert value is not pixelthink_jax and type(value).__name__ != "module", f"a module hides {name}"
 
 
+@pytest.mark.parametrize("name", ["segment", "train", "evaluate"])
+def test_public_functions_share_no_name_with_a_module(name):
+    """Importing a submodule sets its name on the package, over a function of that name."""
+    folder = ROOT / "src" / "pixelthink_jax"
+    assert not (folder / f"{name}.py").exists() and not (folder / name).exists()
+
+
 def test_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Polcy'"):
         _ = pixelthink_jax.Polcy
@@ -129,6 +138,12 @@ def test_files_and_functions_fit_on_a_screen_or_few(path):
 
 def test_annotations_stay_checkable():
     assert not [path for path in SOURCES if "from __future__ import annotations" in path.read_text("utf-8")]
+
+
+def test_annotations_are_checked_in_tests():
+    with pytest.raises(TypeCheckError, match="size"):
+        doctor._gib("a gigabyte")
+    assert doctor._gib(2**30) == "1.0 GiB"
 
 
 def test_contributing_is_short():

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pixelthink_jax.policy import Policy
+    from pixelthink_jax.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Policy"]
+__all__ = ["Policy", "Segmenter"]
 
 # Public name -> the module that defines it.
-_HOME = {"Policy": "policy"}
+_HOME = {"Policy": "policy", "Segmenter": "segmenter"}
 
 
 def __getattr__(name: str) -> object:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Real, UInt8
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.sam2 import checkpoint
@@ -226,9 +226,13 @@ def _preprocess(
     image: UInt8[Array, "H W 3"], rows: Float[Array, "S H"], cols: Float[Array, "S W"], dtype: str
 ) -> Float[Array, "S S 3"]:
     """Squashes the image to the model's square and normalises it, on the device, from bytes."""
-    square = apply_matrices(image, rows, cols) / 255.0
-    mean, std = (jnp.asarray(values).reshape(1, 1, 3) for values in (IMAGE_MEAN, IMAGE_STD))
-    return ((square - mean) / std).astype(dtype)
+    return normalise(apply_matrices(image, rows, cols)).astype(dtype)
+
+
+def normalise(pixels: Real[Array, "*b S S 3"]) -> Float[Array, "*b S S 3"]:
+    """Pixel values 0 to 255 as the model sees them: ImageNet mean and deviation, float32."""
+    mean, std = (jnp.asarray(values).reshape((1,) * (pixels.ndim - 1) + (3,)) for values in (IMAGE_MEAN, IMAGE_STD))
+    return (pixels.astype(jnp.float32) / 255.0 - mean) / std
 
 
 @jax.jit

@@ -1,16 +1,18 @@
 """A small random SAM2 in transformers, noise in every tensor, and the same weights as our parameter tree."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
-# torchvision beside a CPU torch lacks two operators that its import looks for; the library must stay alive.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",) * (
-    not hasattr(torch.ops.torchvision, "nms")
-) + ("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",) * (
-    not hasattr(torch.ops.torchvision, "qnms")
-):
-    _LIBRARY.define(_name)
+# transformers imports torchvision, which beside a CPU torch looks for two operators that only its own build declares.
+_DECLARED = torch.library.Library("torchvision", "FRAGMENT")
+for _name, _schema in {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}.items():
+    if not hasattr(torch.ops.torchvision, _name):
+        _DECLARED.define(_schema)
 
 from transformers import Sam2Config as HfConfig  # noqa: E402
 from transformers import Sam2Model  # noqa: E402
@@ -38,28 +40,36 @@ SMALL = Sam2Config(
 )
 
 
-def make_twin(config: Sam2Config, *, seed: int = 0, noise: float = 0.3) -> Sam2Model:
-    """transformers' model of this configuration with noise added to every tensor, in evaluation mode."""
+def make_twin(config: Sam2Config, *, seed: int = 0) -> Sam2Model:
+    """transformers' model of this configuration with noise added to every tensor, in evaluation mode.
+
+    Kernels get a gain above one: prompts and positions must reach the output, or a test of them could not fail.
+    """
     torch.manual_seed(seed)
     model = Sam2Model(HfConfig(**to_hf(config))).eval()
-    for name, tensor in (state := model.state_dict()).items():
+    state = model.state_dict()
+    for name, tensor in state.items():
         fan_in = tensor[0].numel() if name.endswith("weight") and tensor.ndim > 1 else 1
-        scale = 1.0 if tensor.ndim > 1 else noise
-        # Gain above one: prompts and positions must reach the output, or a test of them could not fail.
-        tensor.add_(scale * (1.2 if fan_in > 1 else 1.0) * torch.randn_like(tensor) / fan_in**0.5)
+        scale = 0.3 if tensor.ndim == 1 else 1.0 if fan_in == 1 else 1.2 * fan_in**-0.5
+        tensor.add_(scale * torch.randn_like(tensor))
     model.load_state_dict(state)
     return model
 
 
-def params_of(model: Sam2Model, config: Sam2Config) -> dict:
+def params_of(model: Sam2Model, config: Sam2Config) -> dict[str, Any]:
     """Our parameter tree of transformers' model."""
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     return read_params(ArraySource(arrays, "twin"), tensor_table(config))
 
 
-def relative(ours: np.ndarray, reference: torch.Tensor | np.ndarray) -> float:
-    """Largest absolute difference over the largest absolute reference value."""
+def relative(ours: Any, reference: Any) -> float:
+    """Largest absolute difference over the largest absolute reference value; shapes must agree."""
     reference = np.asarray(reference.detach() if isinstance(reference, torch.Tensor) else reference)
     ours = np.asarray(ours)
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+def channels_first(x: Any) -> np.ndarray:
+    """`[..., H, W, c]` as torch lays maps out."""
+    return np.moveaxis(np.asarray(x), -1, -3)

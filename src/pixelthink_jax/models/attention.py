@@ -1,8 +1,8 @@
 r"""Grouped-query attention in two forms: one block of keys, and a shared prefix beside own suffixes.
 
-Both forms compute :math:`\mathrm{softmax}(q k^\top / \sqrt{c}) v` with `heads / kv_heads` query heads to each key
-head. Scores, their maximum and the normaliser are float32; the division happens after the product with the
-values, on the smaller array. Cached keys are never repeated for the query heads that share them.
+Both forms compute :math:`\mathrm{softmax}(q k^\top / \sqrt{c}) v` with `heads / kv_heads` query heads to each
+key head. Scores, their maximum and the normaliser are float32; the division happens after the product with
+the values, on the smaller array. Cached keys are never repeated for the query heads that share them.
 
 Caches hold keys as `[b, k, s, c]`, the layout both matrix products read without a transpose.
 Masked scores take a large finite value, so that a row without any visible key gives finite numbers.

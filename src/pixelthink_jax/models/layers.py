@@ -4,14 +4,14 @@ Parameters are stored in any floating dtype and cast to the activations' dtype w
 layer scan, so that no second copy of the model is ever made. Kernels are `[in, out]`.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-Activation = Callable[[jax.Array], jax.Array]
+# Positions, masks and token ids come from the host as often as from the device.
+AnyArray = Array | np.ndarray
 
 
 def along_last(vector: Float[Array, " d"], like: Float[Array, "*axes d"]) -> Float[Array, "*ones d"]:
@@ -63,7 +63,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
-        """Normalises in float32, as the mean square of bfloat16 values loses three digits; returns x's dtype."""
+        """Normalises in float32, as a bfloat16 mean square loses three digits; returns the dtype of `x`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)

@@ -118,6 +118,16 @@ class Tokenizer:
         """Number of tokens of a plain text."""
         return len(self._backend.encode(text, add_special_tokens=False))
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes each id stands for, by id; special tokens and gaps are empty."""
+        letters = _byte_letters()
+        added = self._backend.added_tokens_decoder
+        tokens = self._backend.convert_ids_to_tokens(list(range(self.vocab_size)))
+        return [
+            b"" if token is None or i in added else bytes(letters[letter] for letter in token)
+            for i, token in enumerate(tokens)
+        ]
+
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
     ) -> str:
@@ -150,6 +160,20 @@ class Tokenizer:
             chat_template=self.chat_template,
             max_length=self._backend.model_max_length,
         )
+
+
+def _byte_letters() -> dict[str, int]:
+    """Byte of each letter of the byte-level alphabet (GPT-2's `bytes_to_unicode`, inverted)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _byte_letters() -> dict[str, int]:
+    """Byte of each letter of the byte-level alphabet (GPT-2's `bytes_to_unicode`, inverted)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def _load_backend(source: Path, settings: Mapping[str, Any]) -> Any:

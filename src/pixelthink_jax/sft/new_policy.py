@@ -28,7 +28,7 @@ def new_policy(config: SftConfig) -> Policy:
     model = _with_token_ids(settings.model, processor.tokenizer)
     draw = jax.jit(lambda key: qwen_vl.init_params(model, key, jnp.dtype(config.dtype)))
     params = draw(jax.random.key(config.seed))
-    return Policy(config=model, params=params, processor=processor)
+    return Policy(config=model, params=params, loaded_processor=processor)
 
 
 def _processor(settings: NewPolicyConfig, config: SftConfig) -> Processor:

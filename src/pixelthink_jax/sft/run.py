@@ -73,7 +73,7 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         checkpoints.save(step, state, extra, force=step == config.steps)
     checkpoints.close()
     log.close()
-    trained = dataclasses.replace(policy, params=state.params)
+    trained = policy.with_params(state.params)
     trained.export(Path(config.out) / "policy", dtype=config.export_dtype)
     return trained
 

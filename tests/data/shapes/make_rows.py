@@ -33,10 +33,10 @@ class Rows:
 def make_rows() -> Rows:
     """Rows of two seeds; a few seconds."""
     rows = Rows()
-    for split, count in (("train", 450), ("ood", 300)):
+    for split, count in (("train", 300), ("ood", 200)):
         world = ShapeReason(split, seed=3)
         rows.asked[split] = [(world.asked(i), world[i]) for i in range(count)]
-    for split, count in (("train", 1200), ("ood", 500)):
+    for split, count in (("train", 900), ("ood", 400)):
         world = ShapeReason(split, seed=1)
         asked = [world.asked(i) for i in range(count)]
         rows.levels[split] = [(difficulty_level(a.difficulty.mean), len(a.graph.objects)) for a in asked]
@@ -44,7 +44,7 @@ def make_rows() -> Rows:
             rng = np.random.default_rng(0)
             rows.chains = [
                 (level, style, chain(item.query, item.trace, item.graph, style, rng))
-                for item, (level, _) in zip(asked[:600], rows.levels[split], strict=False)
+                for item, (level, _) in zip(asked[:450], rows.levels[split], strict=False)
                 for style in STYLES
             ]
     return rows

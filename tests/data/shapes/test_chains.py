@@ -14,7 +14,7 @@ WORD_RANGE = {"none": (0, 0), "short": (8, 20), "medium": (33, 75), "long": (92,
 
 @pytest.fixture
 def chains(many_rows):
-    """(level, style, text): every style for each of 600 questions."""
+    """(level, style, text): every style for each of 450 questions."""
     return many_rows.chains
 
 

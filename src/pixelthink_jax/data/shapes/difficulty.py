@@ -54,13 +54,14 @@ def segmentation_challenge(graph: SceneGraph, answer: int) -> float:
 
     `smallness` falls linearly from 1 to 0 as the visible box grows from 1 to 12 % of the picture; `hidden` is
     the share of the target that is covered; `camouflage` falls from 1 to 0 as the colour distance between the
-    target and the background's mean grows from 75 to 225.
+    target and the background where it lies grows from 75 to 225.
     """
     item = graph.objects[answer]
     x1, y1, x2, y2 = item.box
     share = (x2 - x1) * (y2 - y1) / FRAME**2
     smallness = float(np.clip((0.12 - share) / 0.11, 0, 1))
-    distance = float(np.linalg.norm(np.array(item.shape.shade) - graph.scene.background.base))
+    there = graph.scene.background.colour_at((x1 + x2) / (2 * FRAME), (y1 + y2) / (2 * FRAME))
+    distance = float(np.linalg.norm(np.array(item.shape.shade) - there))
     camouflage = float(np.clip((225 - distance) / 150, 0, 1))
     return _clip(1 + 3 * smallness + 6 * (1 - item.visible) + 2 * camouflage)
 

@@ -1,11 +1,11 @@
-"""Draws a scene at any size: texture, antialiased shapes, and light that falls off from the upper left.
+"""Draws a scene at any size: a dyed cloth with a grey texture, and antialiased shapes on it.
 
-The picture is a function of canvas coordinates, so a 112x112 and a 1600x1200 rendering show the same scene;
-edges are antialiased from the signed distance instead of by supersampling, which also makes drawing fast.
+The picture is a function of canvas coordinates, so a 112x112 and a 1600x1200 rendering show the same scene; edges
+are antialiased from the signed distance instead of by supersampling, which also makes drawing fast.
 
-The scene is always lit from the upper left: brightness falls to the right and downwards, faster for red to
-the right and for blue downwards. A model without absolute position embeddings can therefore read where a
-patch is.
+The cloth is always dyed the same way (`scene.DYE`): red fades to the right, blue downwards, green a little both ways. Its
+colour therefore tells where on the picture a patch is, which a small vision tower with only relative (rotary)
+positions would otherwise take very long to work out.
 """
 
 import math
@@ -14,10 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pixelthink_jax.data.shapes.geometry import distance_window, inside_window
-from pixelthink_jax.data.shapes.scene import Background, Scene
-
-LIGHT_FALL_OFF = np.array([[0.34, 0.08], [0.20, 0.20], [0.08, 0.34]], np.float32)
-"""Share of light lost over the picture's width and height, for red, green and blue."""
+from pixelthink_jax.data.shapes.scene import DYE, Background, Scene
 
 OUTLINE = 1.6
 """Width in canvas pixels of the darker rim of every shape."""
@@ -44,10 +41,6 @@ def render(scene: Scene, size: tuple[int, int] | None = None) -> UInt8[np.ndarra
         for channel in range(3):
             plane = area[..., channel]
             plane += cover * (shape.shade[channel] * tone - plane)
-    across = (np.arange(width, dtype=np.float32) + 0.5) / width
-    down = (np.arange(height, dtype=np.float32) + 0.5) / height
-    for channel, (lost_x, lost_y) in enumerate(LIGHT_FALL_OFF):
-        picture[..., channel] *= 1.08 - lost_y * down[:, None] - lost_x * across[None, :]
     return (np.clip(picture, 0, 255) + 0.5).astype(np.uint8)
 
 
@@ -68,25 +61,24 @@ def render_mask(scene: Scene, shape_index: int, size: tuple[int, int]) -> Bool[n
 def _texture(
     background: Background, canvas: tuple[int, int], size: tuple[int, int]
 ) -> Float[np.ndarray, "H W 3"]:
-    """Background colours 0 to 255: smooth colour noise, with stripes or a checker board on top."""
+    """Background colours 0 to 255: a grey texture of smooth noise, stripes or a checker board, dyed."""
     width, height = size
     x = (np.arange(width, dtype=np.float32) + 0.5) * (canvas[0] / width)
     y = (np.arange(height, dtype=np.float32) + 0.5) * (canvas[1] / height)
     across, down = _smooth_weights(x / canvas[0]), _smooth_weights(y / canvas[1])
     strength = 26 * background.contrast
-    grid = np.array(background.base, np.float32) + strength * background.grid
-    rows = (down @ grid.reshape(6, 18)).reshape(height, 6, 3)
-    picture = np.matmul(across[None], rows)
-    if background.kind == "noise":
-        return picture
-    cos, sin = math.cos(background.angle), math.sin(background.angle)
-    turn = 2 * math.pi / background.period
-    pattern = np.sin((x[None, :] * cos + y[:, None] * sin) * turn)
-    if background.kind == "checker":
-        pattern *= np.sin((y[:, None] * cos - x[None, :] * sin) * turn)
-    pattern = np.clip(3 * pattern, -1, 1)
-    pattern *= strength * 0.7
-    picture += pattern[..., None]
+    grey = background.tone + strength * (down @ background.grid @ across.T)
+    if background.kind != "noise":
+        cos, sin = math.cos(background.angle), math.sin(background.angle)
+        turn = 2 * math.pi / background.period
+        pattern = np.sin((x[None, :] * cos + y[:, None] * sin) * turn)
+        if background.kind == "checker":
+            pattern *= np.sin((y[:, None] * cos - x[None, :] * sin) * turn)
+        grey += strength * 0.7 * np.clip(3 * pattern, -1, 1)
+    picture = np.empty((height, width, 3), np.float32)
+    for channel, (lost_x, lost_y) in enumerate(DYE):
+        dye = 1 - lost_y * (y / canvas[1])[:, None] - lost_x * (x / canvas[0])[None, :]
+        picture[..., channel] = grey * dye
     return picture
 
 

@@ -28,20 +28,30 @@ RADII = {"small": (13.0, 18.0), "large": (26.0, 36.0)}
 HELD_OUT_PAIRS = frozenset({("red", "star"), ("blue", "diamond"), ("yellow", "cross"), ("green", "ring")})
 """Colour-kind pairs that no training, validation, tuning or test scene contains."""
 
+DYE = ((0.55, 0.0), (0.28, 0.28), (0.0, 0.55))
+"""Share of the background's red, green and blue that fades over the picture's width and height."""
+
 MIN_VISIBLE = 0.55
 """Every object shows at least this share of its area."""
 
 
 @dataclass(frozen=True)
 class Background:
-    """A texture: `kind` noise, stripes or checker; `contrast` 0 to 1 is its strength."""
+    """A dyed grey texture: `kind` noise, stripes or checker; `contrast` 0 to 1 is how strong it is.
+
+    `tone` is the mean grey before the dye, 0 to 255.
+    """
 
     kind: str
-    base: tuple[float, float, float]
+    tone: float
     contrast: float
     period: float
     angle: float
     grid: np.ndarray = field(compare=False)
+
+    def colour_at(self, across: float, down: float) -> np.ndarray:
+        """Mean RGB colour at a place given as shares of the picture's width and height."""
+        return self.tone * np.array([1 - lost_x * across - lost_y * down for lost_x, lost_y in DYE])
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def sample_scene(
         angle = math.radians(rng.uniform(-12, 12))
         shapes.append(Shape(kind, colour, size, x, y, radius, angle, tuple(shade.tolist())))
     order = rng.permutation(count)
-    background = _sample_background(rng, [shape.shade for shape in shapes])
+    background = _sample_background(rng, shapes, canvas)
     return Scene(canvas[0], canvas[1], tuple(shapes[i] for i in order), background)
 
 
@@ -188,21 +198,23 @@ def _sample_places(
     return [places[i] for i in range(len(sizes))]
 
 
-def _sample_background(rng: np.random.Generator, shades: list[tuple[float, float, float]]) -> Background:
-    """A muted texture whose mean colour stands clear of every object."""
-    colours = np.array(shades)
-    while True:
-        base = rng.uniform(85, 200) + rng.uniform(-40, 40, 3)
-        if np.linalg.norm(colours - base, axis=1).min() > 75:
-            break
-    return Background(
-        kind=("noise", "stripes", "checker")[rng.integers(3)],
-        base=tuple(base.tolist()),
-        contrast=float(rng.uniform(0.1, 1.0)),
-        period=float(rng.uniform(14, 48)),
-        angle=float(rng.uniform(0, math.pi)),
-        grid=rng.uniform(-1, 1, (6, 6, 3)).astype(np.float32),
-    )
+def _sample_background(
+    rng: np.random.Generator, shapes: list[Shape], canvas: tuple[int, int]
+) -> Background:
+    """A texture from which every object stands clear: the best of a few tones."""
+    kind = ("noise", "stripes", "checker")[rng.integers(3)]
+    contrast, period = float(rng.uniform(0.1, 1.0)), float(rng.uniform(14, 48))
+    angle, grid = float(rng.uniform(0, math.pi)), rng.uniform(-1, 1, (6, 6)).astype(np.float32)
+    candidates = [
+        Background(kind, float(tone), contrast, period, angle, grid) for tone in rng.uniform(125, 205, 4)
+    ]
+    return max(candidates, key=lambda cloth: min(_clearance(shape, cloth, canvas) for shape in shapes))
+
+
+def _clearance(shape: Shape, background: Background, canvas: tuple[int, int]) -> float:
+    """Distance between a shape's colour and the background's mean colour where it lies."""
+    there = background.colour_at(shape.x / canvas[0], shape.y / canvas[1])
+    return float(np.linalg.norm(np.array(shape.shade) - there))
 
 
 def observe(scene: Scene) -> SceneGraph | None:

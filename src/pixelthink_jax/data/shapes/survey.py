@@ -119,7 +119,9 @@ def draw(path: str | Path, *, columns: int = 5, seed: int = 0) -> None:
     figure.savefig(path, dpi=96)
     plt.close(figure)
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+        colours = picture.convert("RGB")
+    # Dithering, which hides the bands of a small palette, needs the palette given.
+    small = colours.quantize(palette=colours.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
     small.save(path, optimize=True)
 
 

@@ -10,9 +10,11 @@ from pixelthink_jax.models.qwen_vl.cache import (
     unstack_layers,
 )
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from pixelthink_jax.models.qwen_vl.folder import read_folder, read_model_config, write_folder
 from pixelthink_jax.models.qwen_vl.init import init_params
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, logits
 from pixelthink_jax.models.qwen_vl.rope import position_ids
+from pixelthink_jax.models.qwen_vl.sharding import sharding_for
 from pixelthink_jax.models.qwen_vl.vision import encode_images
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout, vision_layout
 
@@ -32,7 +34,11 @@ __all__ = [
     "logits",
     "position_ids",
     "prefill",
+    "read_folder",
+    "read_model_config",
+    "sharding_for",
     "suffix_forward",
     "unstack_layers",
     "vision_layout",
+    "write_folder",
 ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend, attend_prefix_suffix
+from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, final_norm
 from pixelthink_jax.models.qwen_vl.rope import text_rope
@@ -53,8 +54,8 @@ class SuffixCache:
 def unstack_layers(params: Params) -> Params:
     """Gives the text blocks as a tuple of per-layer trees, for decode loops.
 
-    A scan copies each layer out of the stack at every step; separate arrays are read in place. The result holds
-    a second copy of the text blocks: make it once for a rollout and count it.
+    A scan copies each layer out of the stack at every step; separate arrays are read in place. The result
+    holds a second copy of the text blocks: make it once for a rollout and count it.
     """
     blocks = params["text"]["blocks"]
     depth = jax.tree.leaves(blocks)[0].shape[0]
@@ -66,15 +67,17 @@ def _layers(blocks: object, *others: PerLayer) -> object:
     """Zips blocks and caches for `run_layers`: a tuple of stacks, or a list of per-layer tuples."""
     if not isinstance(blocks, tuple):
         return blocks, *others
-    columns = [other if isinstance(other, tuple) else [other[i] for i in range(len(blocks))] for other in others]
+    columns = [
+        other if isinstance(other, tuple) else [other[i] for i in range(len(blocks))] for other in others
+    ]
     return list(zip(blocks, *columns, strict=True))
 
 
 def prefill(
     params: Params,
     embeds: Float[Array, "b t d"],
-    positions: Int[Array, "3 b t"],
-    mask: Bool[Array, "b t"],
+    positions: Int[AnyArray, "3 b t"],
+    mask: Bool[AnyArray, "b t"],
     config: QwenVLConfig,
     *,
     remat: Remat = "none",
@@ -119,8 +122,8 @@ def init_suffix_cache(
 
 def decode_step(
     params: Params,
-    tokens: Int[Array, "b g"],
-    positions: Int[Array, "3 b g"],
+    tokens: Int[AnyArray, "b g"],
+    positions: Int[AnyArray, "3 b g"],
     prefix: PrefixCache,
     suffix: SuffixCache,
     step: Int[Array, ""] | int,
@@ -179,9 +182,9 @@ def decode_step(
 def suffix_forward(
     params: Params,
     embeds: Float[Array, "b g r d"],
-    positions: Int[Array, "3 b g r"],
+    positions: Int[AnyArray, "3 b g r"],
     prefix: PrefixCache,
-    suffix_mask: Bool[Array, "b g r"],
+    suffix_mask: Bool[AnyArray, "b g r"],
     config: QwenVLConfig,
     *,
     remat: Remat = "none",
@@ -200,7 +203,8 @@ def suffix_forward(
         unroll: Blocks per scan step.
 
     Returns:
-        Hidden states after the final normalisation; the first completion token is predicted by the prompt's last.
+        Hidden states after the final normalisation; the first completion token is predicted by the prompt's
+        last.
     """
     b, g, r, _ = embeds.shape
     cos_sin = text_rope(positions, config.text)

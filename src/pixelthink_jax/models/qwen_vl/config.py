@@ -71,7 +71,8 @@ class TextConfig:
         num_layers: Decoder blocks.
         num_heads: Query heads.
         num_kv_heads: Key and value heads; divides `num_heads`.
-        mrope_section: Rotary frequencies taken from the (time, height, width) position in turn; sums to head_dim / 2.
+        mrope_section: Rotary frequencies taken from the (time, height, width) position in turn; sums to
+            head_dim / 2.
         rope_theta: Base of the rotary embedding.
         rms_norm_eps: Of every normalisation.
         max_position_embeddings: Longest sequence the model was made for; kept for export.

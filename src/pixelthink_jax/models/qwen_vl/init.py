@@ -38,7 +38,11 @@ def _text(config: QwenVLConfig, key: jax.Array) -> Params:
         ),
         "final_norm": {"scale": jnp.ones(text.hidden_size)},
     }
-    return params if config.tie_word_embeddings else params | {"lm_head": std * jax.random.normal(head_key, shape)}
+    return (
+        params
+        if config.tie_word_embeddings
+        else params | {"lm_head": std * jax.random.normal(head_key, shape)}
+    )
 
 
 def init_params(config: QwenVLConfig, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:

@@ -3,10 +3,10 @@
     {"vision": {"patch_embed", "blocks" [layer, ...], "merger"},
      "text": {"embed" [v, d], "blocks" [layer, ...], "final_norm", "lm_head" [v, d], absent if tied}}
 
-Order of use: `vision_layout` and `position_ids` on the host; `encode_images`, `embed_prompt`; then `forward` for
-training on whole rows, or `prefill` and `decode_step` for generation, or `prefill` and `suffix_forward` for the
-log-probabilities of all completions of a group at once; `logits` last. Activations have the dtype that
-`encode_images` and `embed_prompt` were given; weights are cast to it where they are used.
+Order of use: `vision_layout` and `position_ids` on the host; `encode_images`, `embed_prompt`; then `forward`
+for training on whole rows, or `prefill` and `decode_step` for generation, or `prefill` and `suffix_forward`
+for the log-probabilities of all completions of a group at once; `logits` last. Activations have the dtype
+that `encode_images` and `embed_prompt` were given; weights are cast to it where they are used.
 
 Source: transformers `models/qwen2_5_vl/modeling_qwen2_5_vl.py`.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.layers import RMSNorm
+from pixelthink_jax.models.layers import AnyArray, RMSNorm
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.rope import text_rope
 from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, Remat, causal_mask, run_layers
@@ -24,7 +24,7 @@ from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, Remat, causal_m
 
 def embed_prompt(
     params: Params,
-    input_ids: Int[Array, "b t"],
+    input_ids: Int[AnyArray, "b t"],
     image_embeds: Float[Array, "n d"] | None,
     config: QwenVLConfig,
     *,
@@ -61,8 +61,8 @@ def final_norm(params: Params, x: Float[Array, "*axes d"], config: QwenVLConfig)
 def forward(
     params: Params,
     embeds: Float[Array, "b t d"],
-    positions: Int[Array, "3 b t"],
-    mask: Bool[Array, "b t"],
+    positions: Int[AnyArray, "3 b t"],
+    mask: Bool[AnyArray, "b t"],
     config: QwenVLConfig,
     *,
     remat: Remat = "none",

@@ -1,7 +1,8 @@
 """Rotary position embeddings: three-axis positions of the text model, two-axis ones of the vision tower.
 
-Source: transformers `models/qwen2_5_vl/modeling_qwen2_5_vl.py` (`get_rope_index`, `Qwen2_5_VLRotaryEmbedding`,
-`Qwen2_5_VLVisionRotaryEmbedding`). Difference: angles and rotation are float32 in every dtype of the model.
+Source: transformers `models/qwen2_5_vl/modeling_qwen2_5_vl.py` (`get_rope_index`,
+`Qwen2_5_VLRotaryEmbedding`, `Qwen2_5_VLVisionRotaryEmbedding`). Difference: angles and rotation are float32
+in every dtype of the model.
 """
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 
 PAD_POSITION = 1
@@ -17,18 +19,21 @@ CosSin = tuple[Float[Array, "*axes half"], Float[Array, "*axes half"]]
 
 
 def _row_positions(image_tokens: np.ndarray, grids: list[np.ndarray], merge: int) -> np.ndarray:
-    """Positions `[3, tokens]` of one row without padding; takes the grids it uses off the front of `grids`."""
+    """Positions `[3, tokens]` of one row without padding; takes its grids off the front of `grids`."""
     blocks, start, token, total = [], 0, 0, len(image_tokens)
     while token < total:
         if image_tokens[token]:
             if not grids:
-                raise InputError("prompt: more image placeholder tokens than image_grid_thw has images; pass one grid per image")
+                raise InputError(
+                    "prompt: more image placeholder tokens than image_grid_thw has images; "
+                    "pass one grid per image"
+                )
             t, h, w = (int(value) for value in grids.pop(0))
             h, w = h // merge, w // merge
             count = t * h * w
             if not image_tokens[token : token + count].all() or token + count > total:
                 raise InputError(
-                    f"prompt: image placeholder run shorter than the {count} tokens of grid {(t, h * merge, w * merge)}; "
+                    f"prompt: image placeholder run shorter than the {count} tokens of its grid; "
                     "expand the placeholder to t*h*w / merge_size**2 tokens"
                 )
             blocks.append(start + np.stack(np.unravel_index(np.arange(count), (t, h, w))))
@@ -54,7 +59,8 @@ def position_ids(
     Args:
         input_ids: int `[b, t]`, placeholders expanded.
         attention_mask: `[b, t]`, non-zero at real tokens.
-        image_grid_thw: int `[n, 3]`, frames, rows and columns of patches of each image in prompt order; None without images.
+        image_grid_thw: int `[n, 3]`, frames, rows and columns of patches of each image in prompt order; None
+            without images.
         config: The model.
 
     Returns:
@@ -70,11 +76,14 @@ def position_ids(
         is_image = ids[row, mask[row]] == config.image_token_id
         out[:, row, mask[row]] = _row_positions(is_image, grids, config.vision.spatial_merge_size)
     if grids:
-        raise InputError(f"prompt: {len(grids)} image(s) of image_grid_thw have no placeholder tokens in input_ids; drop them")
+        raise InputError(
+            f"prompt: {len(grids)} image(s) of image_grid_thw have no placeholder tokens in input_ids; "
+            "drop them"
+        )
     return out
 
 
-def text_rope(positions: Int[Array, "3 *axes"], config: TextConfig) -> CosSin:
+def text_rope(positions: Int[AnyArray, "3 ..."], config: TextConfig) -> CosSin:
     """Cosine and sine of the text angles, half a head wide.
 
     Frequency chunk `i` of `mrope_section` takes its position from axis `i % 3` (time, height, width).
@@ -83,15 +92,16 @@ def text_rope(positions: Int[Array, "3 *axes"], config: TextConfig) -> CosSin:
     inverse = config.rope_theta ** (-np.arange(half, dtype=np.float32) / half)
     edges = np.cumsum((0, *config.mrope_section))
     chunks = [
-        positions[axis % 3][..., None].astype(jnp.float32) * inverse[low:high].reshape((1,) * (positions.ndim - 1) + (-1,))
+        positions[axis % 3][..., None].astype(jnp.float32)
+        * inverse[low:high].reshape((1,) * (positions.ndim - 1) + (-1,))
         for axis, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
     ]
     angles = jnp.concatenate(chunks, axis=-1)
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def vision_rope(positions: Int[Array, "*axes 2"], config: VisionConfig) -> CosSin:
-    """Cosine and sine of the vision angles: a quarter of the head turns with the row, a quarter with the column."""
+def vision_rope(positions: Int[AnyArray, "*axes 2"], config: VisionConfig) -> CosSin:
+    """Cosine and sine of the vision angles; half the frequencies turn with the row, half with the column."""
     quarter = config.head_dim // 4
     inverse = config.rope_theta ** (-np.arange(quarter, dtype=np.float32) / quarter)
     inverse = inverse.reshape((1,) * positions.ndim + (-1,))
@@ -100,7 +110,9 @@ def vision_rope(positions: Int[Array, "*axes 2"], config: VisionConfig) -> CosSi
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: Float[Array, "*axes h c"], cos: Float[Array, "*axes half"], sin: Float[Array, "*axes half"]) -> jax.Array:
+def rotate(
+    x: Float[Array, "*axes h c"], cos: Float[Array, "*axes half"], sin: Float[Array, "*axes half"]
+) -> jax.Array:
     """Turns each pair `(x[i], x[i + c/2])` by its angle; every head by the same angles."""
     low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[..., None, :], sin[..., None, :]

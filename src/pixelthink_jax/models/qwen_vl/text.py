@@ -1,9 +1,9 @@
 """The language model's decoder block, and the ways to run a stack of them.
 
-Every mode (training, prefill, suffixes of a group, one decode step) runs the same `Block`: `project`, some form of
-attention, `merge`. Blocks come stacked `[layer, ...]` and run under `lax.scan`, or as a tuple of per-layer trees
-(`unstack_layers`) and run one after another: in a decode loop the second reads each weight in place, where a scan
-first copies the layer out of the stack.
+Every mode (training, prefill, suffixes of a group, one decode step) runs the same `Block`: `project`, some
+form of attention, `merge`. Blocks come stacked `[layer, ...]` and run under `lax.scan`, or as a tuple of
+per-layer trees (`unstack_layers`) and run one after another: in a decode loop the second reads each weight in
+place, where a scan first copies the layer out of the stack.
 
 Source: transformers `Qwen2_5_VLDecoderLayer`.
 """
@@ -14,10 +14,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.layers import GatedMlp, Linear, RMSNorm
+from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm
 from pixelthink_jax.models.qwen_vl.config import TextConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate
 
@@ -53,7 +53,9 @@ class Block(nn.Module):
         )
         return rotate(q, *cos_sin), rotate(k, *cos_sin), v
 
-    def merge(self, x: Float[Array, "*axes d"], attended: Float[Array, "*axes h c"]) -> Float[Array, "*axes d"]:
+    def merge(
+        self, x: Float[Array, "*axes d"], attended: Float[Array, "*axes h c"]
+    ) -> Float[Array, "*axes d"]:
         """Adds the attended values and then the MLP to the residual stream."""
         x = x + self.o_proj(attended.reshape(x.shape))
         return x + self.mlp(self.post_norm(x))
@@ -88,7 +90,7 @@ def run_layers(
     remat: Remat = "none",
     unroll: int | bool = 1,
 ) -> tuple[Any, Any]:
-    """Runs `body(carry, layer)` over layers: a scan if leaves are stacked, a loop if `per_layer` is a list of layers.
+    """Runs `body(carry, layer)` over layers: a scan over stacked leaves, a loop over a list of layers.
 
     Returns:
         The last carry, and the outputs, stacked by the scan or as a tuple.
@@ -104,7 +106,7 @@ def run_layers(
     return carry, tuple(outs)
 
 
-def causal_mask(mask: jax.Array) -> jax.Array:
+def causal_mask(mask: Bool[AnyArray, "b t"]) -> Bool[Array, "b t t"]:
     """Turns padding truth `[b, t]` into `[b, t, t]`: real keys up to and including the query."""
     t = mask.shape[1]
     return mask[:, None, :] & jnp.tri(t, dtype=bool)[None]

@@ -1,7 +1,7 @@
 """The vision tower: patches in, image tokens out.
 
-Source: transformers `Qwen2_5_VisionTransformerPretrainedModel`. Difference: see `vision_layout`; attention inside
-windows is exactly block-diagonal in both.
+Source: transformers `Qwen2_5_VisionTransformerPretrainedModel`. Difference: see `vision_layout`; attention
+inside windows is exactly block-diagonal in both.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.layers import GatedMlp, Linear, RMSNorm
+from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, VisionConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate, vision_rope
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout
@@ -50,7 +50,9 @@ class VisionBlock(nn.Module):
     init_std: float = 0.02
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n p d"], cos_sin: CosSin, attention: Attention) -> Float[Array, "n p d"]:
+    def __call__(
+        self, x: Float[Array, "n p d"], cos_sin: CosSin, attention: Attention
+    ) -> Float[Array, "n p d"]:
         """Applies the block to frames of patches in window order."""
         config = self.config
         out_std = self.init_std * (2 * config.depth) ** -0.5
@@ -62,7 +64,9 @@ class VisionBlock(nn.Module):
         attended = attention(q, k, v).reshape(x.shape)
         x = x + Linear(config.hidden_size, use_bias=True, init_std=out_std, name="proj")(attended)
         normed = RMSNorm(config.rms_norm_eps, name="norm2")(x)
-        mlp = GatedMlp(config.intermediate_size, use_bias=True, init_std=self.init_std, out_std=out_std, name="mlp")
+        mlp = GatedMlp(
+            config.intermediate_size, use_bias=True, init_std=self.init_std, out_std=out_std, name="mlp"
+        )
         return x + mlp(normed)
 
 
@@ -84,7 +88,7 @@ class PatchMerger(nn.Module):
 
 
 def embed_patches(
-    params: Params, pixel_values: Float[Array, "patches dim"], layout: VisionLayout, config: VisionConfig
+    params: Params, pixel_values: Float[AnyArray, "patches dim"], layout: VisionLayout, config: VisionConfig
 ) -> Float[Array, "n p d"]:
     """Projects pixel rows and puts them into the layout's order."""
     x = pixel_values @ params["kernel"].astype(pixel_values.dtype)
@@ -102,7 +106,7 @@ def run_blocks(
     remat: Remat = "none",
     unroll: int | bool = 1,
 ) -> Float[Array, "n p d"]:
-    """Applies the stacked blocks: a scan over each run of window blocks, one call for each full-attention block."""
+    """Applies the stacked blocks: a scan over each run of blocks with the same kind of attention."""
     block = VisionBlock(config, parent=None)
     cos_sin = vision_rope(layout.positions, config)
     windowed = partial(window_attention, layout=layout)
@@ -126,7 +130,7 @@ def run_blocks(
 
 def encode_images(
     params: Params,
-    pixel_values: Float[Array, "patches dim"],
+    pixel_values: Float[AnyArray, "patches dim"],
     layout: VisionLayout,
     config: QwenVLConfig,
     *,
@@ -138,8 +142,8 @@ def encode_images(
 
     Args:
         params: The whole model's parameters.
-        pixel_values: Normalised patch rows in merge-block order, images one after another, as the Hugging Face
-            processor makes them.
+        pixel_values: Normalised patch rows in merge-block order, images one after another, as the Hugging
+            Face processor makes them.
         layout: `vision_layout` of the same images.
         config: The model.
         dtype: Dtype to compute in; None takes that of the weights.
@@ -154,4 +158,8 @@ def encode_images(
     x = embed_patches(vision["patch_embed"], x, layout, config.vision)
     x = run_blocks(vision["blocks"], x, layout, config.vision, remat=remat, unroll=unroll)
     tokens = PatchMerger(config.vision, parent=None).apply({"params": vision["merger"]}, x)
-    return tokens.reshape(-1, tokens.shape[-1]).at[layout.restore].get(mode="promise_in_bounds", unique_indices=True)
+    return (
+        tokens.reshape(-1, tokens.shape[-1])
+        .at[layout.restore]
+        .get(mode="promise_in_bounds", unique_indices=True)
+    )

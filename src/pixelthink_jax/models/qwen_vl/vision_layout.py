@@ -20,7 +20,6 @@ import numpy as np
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl.config import VisionConfig
 
-
 Array = np.ndarray | jax.Array
 
 
@@ -29,7 +28,8 @@ Array = np.ndarray | jax.Array
 class VisionLayout:
     """Index arrays of a batch of images; a pytree whose static part is the list of window shapes.
 
-    A segment is one frame (a still image is one frame); a unit is the block of patches that becomes one token.
+    A segment is one frame (a still image is one frame); a unit is the block of patches that becomes one
+    token.
 
     Attributes:
         order: int32 `[segments, units]`, unit of the input that stands at each place; 0 where nothing does.
@@ -65,7 +65,9 @@ def _checked_grids(image_grid_thw: np.ndarray, merge: int) -> list[tuple[int, in
     if grids.ndim != 2 or grids.shape[1] != 3 or not len(grids):
         raise InputError(f"image_grid_thw: shape {grids.shape}; expected [images, 3] with at least one image")
     if (grids < 1).any() or (grids[:, 1:] % merge).any():
-        raise InputError(f"image_grid_thw: {grids.tolist()}; rows and columns must be positive multiples of {merge}")
+        raise InputError(
+            f"image_grid_thw: {grids.tolist()}; rows and columns must be positive multiples of {merge}"
+        )
     return [(int(t), int(h) // merge, int(w) // merge) for t, h, w in grids]
 
 

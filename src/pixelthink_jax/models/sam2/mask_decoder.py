@@ -187,22 +187,22 @@ class MaskDecoder(nn.Module):
 
 
 def choose_masks(
-    masks: Float[Array, "n m s s"], ious: Float[Array, "n m"], config: Sam2Config, *, multimask: bool
-) -> tuple[Float[Array, "n k s s"], Float[Array, "n k"]]:
+    masks: Float[Array, "b q m s s"], ious: Float[Array, "b q m"], config: Sam2Config, *, multimask: bool
+) -> tuple[Float[Array, "b q k s s"], Float[Array, "b q k"]]:
     """The masks for ambiguous prompts, or the single one, replaced by the best of the others when unstable.
 
     Stability is the area above `+stability_delta` over the area above `-stability_delta`, 1 for an empty mask.
     """
     if multimask:
-        return masks[:, 1:], ious[:, 1:]
+        return masks[:, :, 1:], ious[:, :, 1:]
     if not config.dynamic_multimask:
-        return masks[:, :1], ious[:, :1]
-    inner = jnp.sum(masks[:, 0] > config.stability_delta, axis=(1, 2))
-    outer = jnp.sum(masks[:, 0] > -config.stability_delta, axis=(1, 2))
+        return masks[:, :, :1], ious[:, :, :1]
+    inner = jnp.sum(masks[:, :, 0] > config.stability_delta, axis=(2, 3))
+    outer = jnp.sum(masks[:, :, 0] > -config.stability_delta, axis=(2, 3))
     stability = jnp.where(outer > 0, inner / jnp.maximum(outer, 1), 1.0)
-    best = 1 + jnp.argmax(ious[:, 1:], axis=1)
+    best = 1 + jnp.argmax(ious[:, :, 1:], axis=2)
     chosen = jnp.where(stability >= config.stability_threshold, 0, best)
     return (
-        jnp.take_along_axis(masks, chosen[:, None, None, None], axis=1),
-        jnp.take_along_axis(ious, chosen[:, None], axis=1),
+        jnp.take_along_axis(masks, chosen[:, :, None, None, None], axis=2),
+        jnp.take_along_axis(ious, chosen[:, :, None], axis=2),
     )

@@ -2,7 +2,7 @@
 
     features = encode_image(params, pixels, config)                    once per image
     predictions = decode_masks(params, features, prompts, config)      once per set of prompts
-    predictions = segment_logits(params, pixels, prompts, config)      both, for training
+    predictions = segment_logits(params, pixels, prompts, config)      both, all masks, for training
 
 `config` is static, everything else is traced. Pixels are normalised squares `[b, S, S, 3]`; the parameter tree carries
 transformers' module names, so that `names` can say where each leaf lives in a file.
@@ -98,6 +98,15 @@ def decode_masks(
     Returns:
         The predictions.
     """
+    every = decode_all_masks(params, features, prompts, config)
+    masks, ious = choose_masks(every.low_res_masks, every.iou_predictions, config, multimask=multimask)
+    return MaskPredictions(masks, ious, every.object_score_logits)
+
+
+def decode_all_masks(
+    params: Params, features: ImageFeatures, prompts: Prompts, config: Sam2Config
+) -> MaskPredictions:
+    """The single mask of each prompt and the masks for ambiguous ones, in this order; see `decode_masks`."""
     b, q = prompts.labels.shape[:2]
     prompt_encoder = {"params": params["prompt_encoder"]}
     sparse, real, dense = PromptEncoder(config).apply(prompt_encoder, prompts)
@@ -115,15 +124,14 @@ def decode_masks(
         sparse.reshape(b * q, *sparse.shape[2:]),
         real.reshape(b * q, -1),
     )
-    masks, ious = choose_masks(masks, ious, config, multimask=multimask)
     return MaskPredictions(masks.reshape(b, q, *masks.shape[1:]), ious.reshape(b, q, -1), scores.reshape(b, q))
 
 
 def segment_logits(
     params: Params, pixels: Float[Array, "b S S 3"], prompts: Prompts, config: Sam2Config
 ) -> MaskPredictions:
-    """Encodes and decodes in one differentiable call: the three masks of every prompt, for training."""
-    return decode_masks(params, encode_image(params, pixels, config), prompts, config)
+    """Encodes and decodes in one differentiable call: all masks of every prompt, the single one first."""
+    return decode_all_masks(params, encode_image(params, pixels, config), prompts, config)
 
 
 def _draw(name: str, shape: tuple[int, ...], key: jax.Array) -> jax.Array:

@@ -1,0 +1,351 @@
+"""Rollout: every prompt prefilled once, all completions of its group decoded together over the shared keys.
+
+    encode images -> prefill prompts -> decode loop (sample, apply rules, one `decode_step`) -> RolloutBatch
+
+The decode loop is one jitted `while_loop` for each room of the completion cache (64, 128, 256, ... tokens), so that
+attention never spans the longest possible completion; it ends as soon as every row is done. On accelerators the
+loop condition is read every 16 tokens only, because reading it makes the host wait (performance: XLA:GPU).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache, VisionLayout
+from pixelthink_jax.processing.patches import ImageConfig, patchify
+from pixelthink_jax.rl.sampling import sample_tokens, token_statistics
+from pixelthink_jax.rl.tag_automaton import tag_transitions
+
+# Rooms of the completion cache, in tokens; longer completions double on.
+_ROOMS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_TOKENS_PER_CHECK = 16
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn.
+
+    Attributes:
+        max_new_tokens: Longest completion, its end token included.
+        temperature: 0 is greedy.
+        top_p: Nucleus mass; 1 is off.
+        top_k: Number of likeliest tokens kept; 0 is off.
+        max_thinking_tokens: Tokens a thought may have before it is closed for the policy; None sets no limit.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_thinking_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not (self.temperature >= 0 and np.isfinite(self.temperature)):
+            raise InputError(f"temperature must be 0 (greedy) or positive, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise InputError(f"top_k must be 0 (off) or positive, got {self.top_k}")
+        if self.max_thinking_tokens is not None and self.max_thinking_tokens < 0:
+            raise InputError(f"max_thinking_tokens must not be negative, got {self.max_thinking_tokens}")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TokenRules:
+    """What the vocabulary means to the decode loop.
+
+    Attributes:
+        eos: True at ids that end a completion.
+        banned: True at ids that must not be sampled: the vision ids, and ids beyond the tokenizer.
+        opening: Transition table of `<think>`, see `tag_automaton`.
+        closing: Transition table of `</think>`.
+        close_ids: Tokens that close a thought whose budget is spent.
+        pad_id: Written after the end.
+    """
+
+    eos: Bool[Array, " v"]
+    banned: Bool[Array, " v"]
+    opening: Int[Array, "states v"]
+    closing: Int[Array, "states v"]
+    close_ids: Int[Array, " m"]
+    pad_id: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PromptArrays:
+    """Prompts on the device.
+
+    Attributes:
+        input_ids: int32 `[b, t]`, padded on the left.
+        mask: True at real tokens.
+        positions: M-RoPE positions.
+        images: Stacks of images of one size, in prompt order.
+        layout: Where their patches go.
+        forced: int32 `[b, n]`, tokens every completion must begin with; -1 where there is none.
+    """
+
+    input_ids: Int[Array, "b t"]
+    mask: Bool[Array, "b t"]
+    positions: Int[Array, "3 b t"]
+    images: tuple[UInt8[Array, "n H W 3"], ...]
+    layout: VisionLayout
+    forced: Int[Array, "b n"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Sampled completions.
+
+    Attributes:
+        tokens: int32 `[b, g, r]`, the end token included, padding after it.
+        lengths: int32 `[b, g]`, tokens up to and including the end token.
+        logprobs: Log-probability of each token under the temperature-scaled distribution, in nats.
+        gaps: Top-one minus top-two probability at each token.
+        stopped: True where an end token was sampled.
+    """
+
+    tokens: Int[Array, "b g r"]
+    lengths: Int[Array, "b g"]
+    logprobs: Float[Array, "b g r"]
+    gaps: Float[Array, "b g r"]
+    stopped: Bool[Array, "b g"]
+
+    @property
+    def mask(self) -> Bool[Array, "b g r"]:
+        """True at completion tokens."""
+        return jnp.arange(self.tokens.shape[-1]) < self.lengths[..., None]
+
+    @property
+    def uncertainty(self) -> Float[Array, "b g"]:
+        """Mean over tokens of `1 - gap`, in [0, 1] (method section 5)."""
+        total = jnp.sum(jnp.where(self.mask, jnp.clip(1 - self.gaps, 0, 1), 0.0), axis=-1)
+        return total / jnp.maximum(self.lengths, 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _State:
+    """The decode loop's carry; `opened` and `closed` are automaton states, `closing` a place in `close_ids`."""
+
+    step: Int[Array, ""]
+    hidden: Float[Array, "b g d"]
+    suffix: SuffixCache
+    out: RolloutBatch
+    done: Bool[Array, "b g"]
+    opened: Int[Array, "b g"]
+    closed: Int[Array, "b g"]
+    thinking: Int[Array, "b g"]
+    closing: Int[Array, "b g"]
+
+
+def token_rules(
+    token_bytes: list[bytes], *, vocab_size: int, eos: tuple[int, ...], banned: tuple[int, ...], close_ids: Any, pad: int
+) -> TokenRules:
+    """Builds the tables of a vocabulary; `vocab_size` is the model's, which may exceed the tokenizer's."""
+    texts = token_bytes + [b""] * (vocab_size - len(token_bytes))
+    ids = np.arange(vocab_size)
+    return TokenRules(
+        eos=jnp.asarray(np.isin(ids, eos)),
+        banned=jnp.asarray(np.isin(ids, banned) | (ids >= len(token_bytes))),
+        opening=jnp.asarray(tag_transitions(b"<think>", texts)),
+        closing=jnp.asarray(tag_transitions(b"</think>", texts)),
+        close_ids=jnp.asarray(close_ids, jnp.int32),
+        pad_id=jnp.int32(pad),
+    )
+
+
+def sample_completions(
+    params: Any,
+    prompts: PromptArrays,
+    keys: Key[Array, "b g"],
+    rules: TokenRules,
+    sampling: SamplingConfig,
+    config: QwenVLConfig,
+    image_config: ImageConfig,
+) -> RolloutBatch:
+    """Draws a group of completions for every prompt.
+
+    Args:
+        params: The policy's parameters; per-layer ones (`qwen_vl.unstack_layers`) decode fastest.
+        prompts: One image and one question each.
+        keys: One PRNG key per completion (`sampling.row_keys`); their shape sets the group size.
+        rules: End tokens, banned tokens and tags.
+        sampling: Temperature, truncation and limits.
+        config: The model.
+        image_config: How pixels become patches.
+
+    Returns:
+        The completions, cut to the room that was needed.
+    """
+    limits = [room for room in _ROOMS if room < sampling.max_new_tokens] + [sampling.max_new_tokens]
+    prefix, state = _start(params, prompts, keys, rules, config, image_config, room=limits[0])
+    next_position = jnp.max(jnp.where(prompts.mask, prompts.positions, -1), axis=(0, 2)) + 1
+    limits_of_thought = jnp.int32(-1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens)
+    for room in limits:
+        state = _run(
+            params,
+            prefix,
+            _grow(state, room, rules),
+            keys,
+            prompts.forced,
+            next_position,
+            rules,
+            jnp.float32(sampling.temperature or 1.0),
+            jnp.float32(sampling.top_p) if sampling.top_p < 1 else None,
+            limits_of_thought,
+            config,
+            greedy=sampling.temperature == 0,
+            top_k=sampling.top_k,
+            tokens_per_check=1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK,
+        )
+        if room == limits[-1] or bool(jnp.all(state.done)):
+            break
+    return state.out
+
+
+@partial(jax.jit, static_argnames=("config", "image_config", "room"))
+def _start(
+    params: Any,
+    prompts: PromptArrays,
+    keys: Key[Array, "b g"],
+    rules: TokenRules,
+    config: QwenVLConfig,
+    image_config: ImageConfig,
+    *,
+    room: int,
+) -> tuple[PrefixCache, _State]:
+    """Encodes the images and prefills the prompts, each once, and lays out empty completions."""
+    pixels = jnp.concatenate([patchify(stack, image_config=image_config) for stack in prompts.images])
+    images = qwen_vl.encode_images(params, pixels, prompts.layout, config)
+    embeds = qwen_vl.embed_prompt(params, prompts.input_ids, images, config)
+    hidden, prefix = qwen_vl.prefill(params, embeds, prompts.positions, prompts.mask, config)
+    b, g = keys.shape
+    unstacked = isinstance(params["text"]["blocks"], tuple)
+    zeros = jnp.zeros((b, g), jnp.int32)
+    out = RolloutBatch(
+        tokens=jnp.full((b, g, room), rules.pad_id),
+        lengths=zeros,
+        logprobs=jnp.zeros((b, g, room)),
+        gaps=jnp.zeros((b, g, room)),
+        stopped=zeros.astype(bool),
+    )
+    last = jnp.broadcast_to(hidden[:, -1:], (b, g, hidden.shape[-1]))
+    suffix = qwen_vl.init_suffix_cache(config, b, g, room, embeds.dtype, unstacked=unstacked)
+    return prefix, _State(jnp.int32(0), last, suffix, out, zeros.astype(bool), zeros, zeros, zeros, zeros)
+
+
+def _grow(state: _State, room: int, rules: TokenRules) -> _State:
+    """Widens the completion arrays to `room` tokens; the cache's token axis is the second to last."""
+    extra = room - state.out.tokens.shape[-1]
+    if extra == 0:
+        return state
+    widen = lambda x, value=0: jnp.pad(x, ((0, 0), (0, 0), (0, extra)), constant_values=value)  # noqa: E731
+    out = dataclasses.replace(
+        state.out,
+        tokens=widen(state.out.tokens, rules.pad_id),
+        logprobs=widen(state.out.logprobs),
+        gaps=widen(state.out.gaps),
+    )
+    suffix = jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, extra), (0, 0)]), state.suffix)
+    return dataclasses.replace(state, out=out, suffix=suffix)
+
+
+@partial(jax.jit, static_argnames=("config", "greedy", "top_k", "tokens_per_check"), donate_argnames=("state",))
+def _run(
+    params: Any,
+    prefix: PrefixCache,
+    state: _State,
+    keys: Key[Array, "b g"],
+    forced: Int[Array, "b n"],
+    next_position: Int[Array, " b"],
+    rules: TokenRules,
+    temperature: Float[Array, ""],
+    top_p: Float[Array, ""] | None,
+    thinking_limit: Int[Array, ""],
+    config: QwenVLConfig,
+    *,
+    greedy: bool,
+    top_k: int,
+    tokens_per_check: int,
+) -> _State:
+    """Decodes until every completion is done or the room is full."""
+    room = state.out.tokens.shape[-1]
+
+    def one_token(state: _State) -> _State:
+        logits = qwen_vl.logits(params, state.hidden, config)
+        token_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
+        tokens, scaled = sample_tokens(
+            logits, token_keys, temperature=temperature, banned=rules.banned, greedy=greedy, top_k=top_k, top_p=top_p
+        )
+        state, tokens = _apply_rules(state, tokens, forced, thinking_limit, rules)
+        state = _record(state, tokens, *token_statistics(scaled, tokens), rules)
+        positions = jnp.broadcast_to((next_position + state.step)[None, :, None], (3, *tokens.shape))
+        hidden, suffix = qwen_vl.decode_step(params, tokens, positions, prefix, state.suffix, state.step, config)
+        return dataclasses.replace(state, step=state.step + 1, hidden=hidden, suffix=suffix)
+
+    def some_tokens(state: _State) -> _State:
+        if tokens_per_check == 1:
+            return one_token(state)
+        guarded = lambda _, s: jax.lax.cond(s.step < room, one_token, lambda s: s, s)  # noqa: E731
+        return jax.lax.fori_loop(0, tokens_per_check, guarded, state)
+
+    return jax.lax.while_loop(lambda s: (s.step < room) & ~jnp.all(s.done), some_tokens, state)
+
+
+def _apply_rules(
+    state: _State, tokens: Int[Array, "b g"], forced: Int[Array, "b n"], thinking_limit: Int[Array, ""], rules: TokenRules
+) -> tuple[_State, Int[Array, "b g"]]:
+    """Replaces sampled tokens by forced ones, and follows the thought's tags."""
+    final_open, final_close = rules.opening.shape[0] - 1, rules.closing.shape[0] - 1
+    in_thought = (state.opened == final_open) & (state.closed < final_close)
+    # A tag that has begun is left to the policy to finish.
+    spent = in_thought & (thinking_limit >= 0) & (state.thinking >= thinking_limit) & (state.closed == 0)
+    closing = spent | (state.closing > 0)
+    tokens = jnp.where(closing, rules.close_ids[state.closing], tokens)
+    if forced.shape[1]:
+        wanted = forced[:, jnp.minimum(state.step, forced.shape[1] - 1)][:, None]
+        tokens = jnp.where((state.step < forced.shape[1]) & (wanted >= 0), wanted, tokens)
+    tokens = jnp.where(state.done, rules.pad_id, tokens)
+    state = dataclasses.replace(
+        state,
+        opened=rules.opening[state.opened, tokens],
+        closed=jnp.where(state.opened == final_open, rules.closing[state.closed, tokens], state.closed),
+        thinking=state.thinking + (in_thought & ~closing),
+        closing=jnp.where(closing, (state.closing + 1) % rules.close_ids.shape[0], 0),
+    )
+    return state, tokens
+
+
+def _record(
+    state: _State,
+    tokens: Int[Array, "b g"],
+    logprobs: Float[Array, "b g"],
+    gaps: Float[Array, "b g"],
+    rules: TokenRules,
+) -> _State:
+    """Writes one token of every row that is not done, and notes which rows ended with it."""
+    write = lambda column, value: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
+        column, jnp.where(state.done, 0, value)[..., None].astype(column.dtype), state.step, axis=2
+    )
+    ended = ~state.done & rules.eos[tokens]
+    out = RolloutBatch(
+        tokens=jax.lax.dynamic_update_slice_in_dim(state.out.tokens, tokens[..., None], state.step, axis=2),
+        lengths=state.out.lengths + ~state.done,
+        logprobs=write(state.out.logprobs, logprobs),
+        gaps=write(state.out.gaps, gaps),
+        stopped=state.out.stopped | ended,
+    )
+    return dataclasses.replace(state, out=out, done=state.done | ended)
