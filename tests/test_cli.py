@@ -1,5 +1,7 @@
 """The dispatcher: what it lists, how it refuses, and how fast it answers."""
 
+import importlib
+import shlex
 import subprocess
 import sys
 import time
@@ -152,6 +154,16 @@ def test_help_of_every_command_shows_its_example(name, capsys):
     assert f"usage: pixelthink {name}" in out
     assert cli.commands()[name].example in out
     assert cli.commands()[name].example.startswith(f"pixelthink {name}")
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_example_of_every_command_is_accepted(name, monkeypatch):
+    """The flags of the example parse; nothing is run."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+    called, *flags = shlex.split(cli.commands()[name].example)[1:]
+    module = importlib.import_module(f"pixelthink_jax.commands.{name.replace('-', '_')}")
+    monkeypatch.setattr(module, "main", lambda args: 7)
+    assert cli.main([called, *flags]) == 7
 
 
 def test_every_command_module_has_a_row():

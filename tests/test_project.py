@@ -25,7 +25,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PINS = (ROOT / "requirements" / "constraints.txt").read_text(encoding="utf-8")
 
 # Which dataclass reads a shipped config, by how its file name begins.
-CONFIGS = {"sft": "pixelthink_jax.sft.config:SftConfig"}
+CONFIGS = {
+    "sft": "pixelthink_jax.sft.config:SftConfig",
+    "segmenter": "pixelthink_jax.train_segmenter.config:SegmenterConfig",
+    "eval": "pixelthink_jax.evaluation.config:EvalConfig",
+}
 
 
 def imported_modules(path: Path) -> set[str]:

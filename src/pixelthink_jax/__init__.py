@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pixelthink_jax.policy import Policy
+    from pixelthink_jax.segmentation import segment
     from pixelthink_jax.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "Segmenter"]
+__all__ = ["Policy", "Segmenter", "segment"]
 
 # Public name -> the module that defines it.
-_HOME = {"Policy": "policy", "Segmenter": "segmenter"}
+_HOME = {"Policy": "policy", "Segmenter": "segmenter", "segment": "segmentation"}
 
 
 def __getattr__(name: str) -> object:

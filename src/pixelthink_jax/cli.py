@@ -8,7 +8,8 @@ nothing heavy, so that `pixelthink --help` answers at once. A command is a modul
   help, or a union of such dataclasses for subcommands.
 * `main(args: Args) -> int | None`: does the work through the library, prints, and returns the exit status
   (None is 0).
-* `defaults(argv: list[str]) -> Args`, only where flags are laid over a file: the `Args` that they override.
+* `defaults(argv: list[str]) -> Args`, only where flags are laid over a file: the `Args` that they override,
+  usually read with `load_config` from `commands.config_path(argv)`.
 
 A command raises `InputError` for what a user can mend. Exit status: 0 done; 1 done, and the answer is no
 (such as a failed check); 2 wrong input; 130 interrupted. `PIXELTHINK_TRACEBACK=1` shows where an error came
@@ -46,15 +47,15 @@ _TABLE = {
     ),
     "sft": Command(
         "Train a policy on worked examples, chain of thought included.",
-        "pixelthink sft --config configs/sft_tiny.yaml --out runs/policy",
+        "pixelthink sft --config configs/sft_tiny.yaml",
     ),
     "train-segmenter": Command(
         "Train a segmenter on masks with boxes and points.",
-        "pixelthink train-segmenter --config configs/segmenter_tiny.yaml --out runs/segmenter",
+        "pixelthink train-segmenter --config configs/segmenter_tiny.yaml",
     ),
     "evaluate": Command(
         "Score a policy and a segmenter on a dataset: gIoU, cIoU, valid answers, tokens.",
-        "pixelthink evaluate --config configs/evaluate_tiny.yaml --out runs/evaluation",
+        "pixelthink evaluate --config configs/eval_shapereason.yaml",
     ),
     "prepare": Command(
         "Build a dataset as ArrayRecord files.",

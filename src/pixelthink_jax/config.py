@@ -1,8 +1,9 @@
 """Strict YAML over frozen dataclasses: the one way a run is configured.
 
-A run config is a frozen dataclass that validates itself in `__post_init__`. `load_config` reads a YAML file over
-its defaults, checks every key and type, and names the file, the key and the nearest valid key when something is
-wrong. Run configs live beside the code they configure (`sft.SftConfig`, `train_segmenter.SegmenterConfig`).
+A run config is a frozen dataclass that validates itself in `__post_init__`. `load_config` reads a YAML file
+over its defaults, checks every key and type, and names the file, the key and the nearest valid key when
+something is wrong. Run configs live beside the code they configure (`sft.SftConfig`,
+`train_segmenter.SegmenterConfig`).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import yaml
 from pixelthink_jax.errors import InputError
 
 T = TypeVar("T")
+_MERGE = "tag:yaml.org,2002:merge"  # `<<`, which may come several times
 
 
 def load_config(cls: type[T], path: str | Path) -> T:
@@ -29,12 +31,26 @@ def load_config(cls: type[T], path: str | Path) -> T:
     if not path.is_file():
         raise InputError(f"config {path}: no such file; give the path of a YAML run config (see configs/)")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"config {path}: not valid YAML: {' '.join(str(error).split())}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"config {path}: not UTF-8 text: {error}") from error
     return from_tree(cls, {} if tree is None else tree, where=f"config {path}")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key written twice is an error: plain YAML would take the last value in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping whose keys differ."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def from_tree(cls: type[T], tree: Any, *, where: str = "config") -> T:
@@ -95,7 +111,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return _coerce_union(value, get_args(hint), where)
     if origin is Literal:
         if value not in get_args(hint):
-            raise InputError(f"{where}: got {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}")
+            raise InputError(
+                f"{where}: got {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}"
+            )
         return value
     if origin is tuple:
         return _coerce_tuple(value, get_args(hint), where)

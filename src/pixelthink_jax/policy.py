@@ -1,6 +1,5 @@
 """The policy as people use it: load a folder, ask questions about images, get texts; score tokens, export."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +59,8 @@ class Policy:
             mesh: Devices with axes named as in `qwen_vl.sharding`; None uses the default device.
 
         Raises:
-            InputError: The folder is not a supported model, or a tensor is missing, unknown or of another shape.
+            InputError: The folder is not a supported model, or a tensor is missing, unknown or of another
+                shape.
         """
         sharding_for = None if mesh is None else qwen_vl.sharding_for(mesh)
         config, params = qwen_vl.read_folder(path, dtype=dtype, sharding_for=sharding_for)
@@ -114,7 +114,7 @@ class Policy:
         input_ids, attention_mask = np.asarray(input_ids), np.asarray(attention_mask)
         if input_ids.shape != attention_mask.shape or input_ids.ndim != 2:
             raise InputError(
-                f"input_ids {input_ids.shape} and attention_mask {attention_mask.shape}: expected equal [batch, time]"
+                f"input_ids {input_ids.shape}, attention_mask {attention_mask.shape}: expected [batch, time] for both"
             )
         if (pixel_values is None) != (image_grid_thw is None):
             raise InputError("pixel_values and image_grid_thw: give both or neither")
@@ -123,7 +123,12 @@ class Policy:
         if pixel_values is None:
             return _logits(self.params, input_ids, positions, mask, None, None, self.config)
         layout = qwen_vl.vision_layout(np.asarray(image_grid_thw), self.config.vision)
-        pixels = np.asarray(pixel_values)
+        pixels, patches = np.asarray(pixel_values), int(np.prod(image_grid_thw, axis=1).sum())
+        if pixels.shape != (patches, self.config.vision.patch_dim):
+            raise InputError(
+                f"pixel_values {pixels.shape}: expected {(patches, self.config.vision.patch_dim)}, "
+                "a row for each patch of image_grid_thw"
+            )
         return _logits(self.params, input_ids, positions, mask, pixels, layout, self.config)
 
     def generate(
@@ -166,7 +171,15 @@ class Policy:
             InputError: An image, a question or a setting cannot be used.
         """
         if len(images) != len(queries):
-            raise InputError(f"{len(images)} images and {len(queries)} queries: expected one query for each image")
+            raise InputError(
+                f"{len(images)} images and {len(queries)} queries: expected one query for each image"
+            )
+        if group_size < 1 or batch_size < 1:
+            raise InputError(f"group_size {group_size}, batch_size {batch_size}: both must be at least 1")
+        if instructions is not None and len(instructions) != len(queries):
+            raise InputError(
+                f"{len(instructions)} instructions and {len(queries)} queries: expected equal numbers"
+            )
         sampling = SamplingConfig(max_new_tokens, temperature, top_p, top_k, max_thinking_tokens)
         notes = instructions or [None] * len(queries)
         prompts = [
@@ -187,7 +200,9 @@ class Policy:
             self._decode_params, prompts, keys, self.rules, sampling, self.config, self.processor.image_config
         )
 
-    def prompt_arrays(self, prompts: Sequence[Prompt], forced: Int[np.ndarray, " n"] | None = None) -> PromptArrays:
+    def prompt_arrays(
+        self, prompts: Sequence[Prompt], forced: Int[np.ndarray, " n"] | None = None
+    ) -> PromptArrays:
         """Pads prompts and puts them, their positions and the vision layout on the device."""
         longest = max(len(prompt.input_ids) for prompt in prompts)
         batch = self.processor.batch(prompts, pad_to=-(-longest // _PROMPT_BUCKET) * _PROMPT_BUCKET)
@@ -223,7 +238,7 @@ class Policy:
         )
 
     def export(self, path: str | Path, *, dtype: str | None = None) -> None:
-        """Writes a Hugging Face folder that transformers and vLLM load, with `pixelthink.json` beside the weights.
+        """Writes a Hugging Face folder that transformers and vLLM load, with `pixelthink.json` beside it all.
 
         Args:
             path: The folder; written beside and then renamed, so that a kill leaves no half of it.
@@ -233,7 +248,9 @@ class Policy:
 
     def _save_processor(self, path: Path) -> None:
         """A policy loaded from bare tensors has no processor, and is exported without one."""
-        if self.loaded_processor is not None or (self.folder is not None and (self.folder / "tokenizer.json").is_file()):
+        if self.loaded_processor is not None or (
+            self.folder is not None and (self.folder / "tokenizer.json").is_file()
+        ):
             self.processor.save(path)
 
     def with_params(self, params: Any) -> "Policy":
@@ -243,7 +260,13 @@ class Policy:
 
 @jax.jit(static_argnames="config")
 def _logits(
-    params: Any, input_ids: Array, positions: Array, mask: Array, pixels: Array | None, layout: Any, config: QwenVLConfig
+    params: Any,
+    input_ids: Array,
+    positions: Array,
+    mask: Array,
+    pixels: Array | None,
+    layout: Any,
+    config: QwenVLConfig,
 ) -> Array:
     images = None if pixels is None else qwen_vl.encode_images(params, pixels, layout, config)
     embeds = qwen_vl.embed_prompt(params, input_ids, images, config)
@@ -251,8 +274,8 @@ def _logits(
 
 
 def _batches(prompts: list[Prompt], size: int) -> Iterator[tuple[Int[Array, " b"], list[Prompt]]]:
-    """Cuts prompts into batches of one size, with each prompt's place in the list; the last repeats its last prompt."""
-    size = max(1, min(size, len(prompts)))
+    """Cuts prompts into batches of one size, with each one's place in the list; the last repeats its last."""
+    size = min(size, len(prompts)) or 1
     for start in range(0, len(prompts), size):
         places = np.minimum(np.arange(start, start + size), len(prompts) - 1)
         yield jnp.asarray(places), [prompts[i] for i in places]

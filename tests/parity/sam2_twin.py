@@ -17,10 +17,11 @@ for _name, _schema in {
 from transformers import Sam2Config as HfConfig  # noqa: E402
 from transformers import Sam2Model  # noqa: E402
 
+from pixelthink_jax.models.folders import ArraySource  # noqa: E402
 from pixelthink_jax.models.sam2.config import Sam2Config  # noqa: E402
 from pixelthink_jax.models.sam2.hf_config import to_hf  # noqa: E402
 from pixelthink_jax.models.sam2.names import tensor_table  # noqa: E402
-from pixelthink_jax.models.weights import ArraySource, read_params  # noqa: E402
+from pixelthink_jax.models.weights import read_params  # noqa: E402
 
 # Windows 4 and 2 do not divide maps 6 and 3; the grid is not square; heads, widths and depths all differ.
 SMALL = Sam2Config(

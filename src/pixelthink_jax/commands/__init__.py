@@ -1,1 +1,25 @@
 """One module a command: flags in `Args`, work in `main(args)`; `pixelthink_jax.cli` dispatches to them."""
+
+from importlib import resources
+from pathlib import Path
+
+
+def config_path(argv: list[str]) -> Path | None:
+    """The file that `--config FILE` or `--config=FILE` names; None without that flag.
+
+    Where `configs/NAME.yaml` is not a file, as beside an installed package, it means the config of that name
+    that travels in the package.
+
+    >>> config_path(["--seed", "3", "--config=mine/run.yaml"]).as_posix()
+    'mine/run.yaml'
+    """
+    for flag, following in zip(argv, [*argv[1:], ""], strict=False):
+        name = following if flag == "--config" else flag.removeprefix("--config=")
+        if name and name != flag:
+            return _given_or_packaged(Path(name))
+    return None
+
+
+def _given_or_packaged(path: Path) -> Path:
+    packaged = Path(str(resources.files("pixelthink_jax"))) / path
+    return packaged if not path.exists() and path.parent == Path("configs") and packaged.is_file() else path

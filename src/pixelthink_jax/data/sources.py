@@ -19,26 +19,33 @@ def open_source(
     task: str = "reason",
     path: str | Path | None = None,
     examples: int | None = None,
+    most_objects: int | None = None,
     render_size: tuple[int, int] | None = None,
 ) -> ExampleSource:
     """Opens a dataset.
 
     Args:
-        name: `shapereason` (rendered on demand), `array_record` (a folder of `pixelthink prepare`), or `jsonl`.
+        name: `shapereason` (rendered on demand), `array_record` (a folder of `pixelthink prepare`), or
+            `jsonl`.
         split: Split of the dataset; `jsonl` has none.
         task: Of `shapereason`: `reason` or `listing`.
         path: Folder or file; `shapereason` has none.
         examples: Keep only that many, from the start.
+        most_objects: Of `shapereason` with `listing`: scenes of at most that many objects.
         render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
 
     Raises:
         InputError: The dataset is unknown, or its file cannot be read.
     """
     if name == "shapereason":
-        source: ExampleSource = ShapeReason(split, task=task, render_size=render_size)
+        source: ExampleSource = ShapeReason(
+            split, task=task, render_size=render_size, most_objects=most_objects
+        )
     elif name == "array_record":
         from pixelthink_jax.data.shapes_builder import read_shapereason
 
+        if path is None:
+            raise InputError("dataset array_record: give the folder that `pixelthink prepare` made")
         source = read_shapereason(path, split)
     elif name == "jsonl":
         source = JsonlSource(path)
@@ -66,11 +73,12 @@ class FirstExamples:
 class JsonlSource:
     """Rows `{"image": path, "query": text, "completion": text, ...}`, one JSON object a line.
 
-    Image paths are relative to the file; images are read when a row is asked for. Other keys that are fields of
-    `Example` (`id`, `solution`, `difficulty`, `instruction`) are taken too.
+    Image paths are relative to the file; images are read when a row is asked for. Other keys that are fields
+    of `Example` (`id`, `solution`, `difficulty`, `instruction`) are taken too.
     """
 
     _KEYS = frozenset({"id", "image", "query", "completion", "solution", "difficulty", "instruction"})
+    _TEXTS = frozenset({"image", "query", "completion", "solution", "instruction"})
 
     def __init__(self, path: str | Path | None):
         """Reads and checks the lines, not the images.
@@ -81,7 +89,11 @@ class JsonlSource:
         self._path = Path(path or "")
         if not self._path.is_file():
             raise InputError(f"dataset {self._path}: no such file; expected JSON lines")
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        try:
+            # Not `splitlines`: a text may hold other line separators, which JSON allows.
+            lines = self._path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"dataset {self._path}: not UTF-8 text ({error.reason})") from error
         self._rows = [self._parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if not self._rows:
             raise InputError(f"dataset {self._path}: it holds no rows")
@@ -108,4 +120,7 @@ class JsonlSource:
             raise InputError(
                 f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(self._KEYS))}"
             )
+        for key in sorted(self._TEXTS & row.keys()):
+            if not isinstance(row[key], str):
+                raise InputError(f"{where}: {key} is {row[key]!r:.80}, expected a text")
         return row

@@ -1,99 +1,42 @@
-"""A policy, and where there is one a segmenter, over a dataset: batches in, one scored outcome per example out.
+"""A policy, and where there is one a segmenter, over a dataset: batches in, one scored row per example out.
 
     examples -> greedy completions -> usable answer -> mask -> `scoring.Row`
 
-Every example gives one outcome. The last batch is filled up by repeating its last example, so that one program is
-compiled for all of them; what was repeated is not scored twice.
+Every example gives one row. The last batch is filled up by repeating its last example, so that one program is
+compiled for all of them; what was repeated is not scored twice. Answers and masks are those of `segmentation.segment`,
+found for a whole batch at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 import numpy as np
 
-from pixelthink_jax.answers import parse_completion, usable_answer
+from pixelthink_jax.answers import parse_completion, usable_answer, usable_targets
 from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.data.targets import FRAME
 from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.evaluation.scoring import Judged, Row, score_row, thought
+from pixelthink_jax.policy import Policy
+from pixelthink_jax.processing.policy_format import frame_size
 from pixelthink_jax.processing.processor import Processor
-from pixelthink_jax.types import Answer, Completion, Example, Masks
+from pixelthink_jax.segmentation import answer_in_image, best_mask
+from pixelthink_jax.segmenter import Segmenter
+from pixelthink_jax.types import Completion, Example
 
 Progress = Callable[[int, int], None]
 
 _SEGMENTER_BATCH = 8
 
 
-@runtime_checkable
-class AnswersQuestions(Protocol):
-    """The part of `Policy` that evaluation uses."""
-
-    @property
-    def processor(self) -> Processor:
-        """Tokenizer, image settings and answer format."""
-        ...
-
-    def generate(
-        self,
-        images: Sequence[np.ndarray],
-        queries: Sequence[str],
-        *,
-        max_new_tokens: int,
-        max_thinking_tokens: int | None = None,
-        instructions: Sequence[str | None] | None = None,
-        completion_prefix: str = "",
-        batch_size: int = 16,
-    ) -> list[tuple[Completion, ...]]:
-        """Greedy completions."""
-        ...
-
-
-@runtime_checkable
-class DrawsMasks(Protocol):
-    """The part of `Segmenter` that evaluation uses."""
-
-    def predict_batch(
-        self,
-        images: Sequence[np.ndarray],
-        boxes_xyxy: Sequence[object],
-        points_xy: Sequence[object],
-        *,
-        as_given: bool = False,
-        batch_size: int = 8,
-    ) -> list[Masks]:
-        """Three masks for each image."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One example with what the models made of it.
-
-    Attributes:
-        example: The question and its truth.
-        judged: The completion, and its answer in the 840 frame.
-        answer: The answer in pixels of the example's image; None without a usable one.
-        mask: bool `[H, W]`; None without a segmenter or a usable answer.
-        row: The scores.
-    """
-
-    example: Example
-    judged: Judged
-    answer: Answer | None
-    mask: np.ndarray | None
-    row: Row
-
-
 def evaluate_policy(
-    policy: AnswersQuestions,
+    policy: Policy,
     source: ExampleSource,
     *,
-    segmenter: DrawsMasks | None = None,
+    segmenter: Segmenter | None = None,
     generation: Generation | None = None,
     on_progress: Progress | None = None,
 ) -> list[Row]:
-    """The rows of all examples of `source`; see `outcomes`.
+    """One row for each example of `source`, in order.
 
     Args:
         policy: What is asked.
@@ -101,45 +44,40 @@ def evaluate_policy(
         segmenter: Draws the masks; None scores boxes only.
         generation: How the policy is asked.
         on_progress: Called with (examples done, examples in all) after each batch.
-    """
-    rows: list[Row] = []
-    step = (generation or Generation()).batch_size
-    for outcome in outcomes(policy, source, segmenter=segmenter, generation=generation):
-        rows.append(outcome.row)
-        if on_progress and (len(rows) % step == 0 or len(rows) == len(source)):
-            on_progress(len(rows), len(source))
-    return rows
-
-
-def outcomes(
-    policy: AnswersQuestions,
-    source: ExampleSource,
-    *,
-    segmenter: DrawsMasks | None = None,
-    generation: Generation | None = None,
-) -> Iterator[Outcome]:
-    """Yields one outcome for each example of `source`, in order.
 
     Raises:
         InputError: An example has no truth to compare with, or an image or a question cannot be used.
     """
     generation = generation or Generation()
-    for start in range(0, len(source), generation.batch_size):
-        examples = [source[i] for i in range(start, min(start + generation.batch_size, len(source)))]
-        room = min(generation.batch_size, len(source))
-        filled = examples + examples[-1:] * (room - len(examples))
-        judged = _judge(policy, filled, generation)[: len(examples)]
-        yield from _score(policy.processor, segmenter, examples, judged)
+    rows: list[Row] = []
+    room = min(generation.batch_size, len(source))
+    while len(rows) < len(source):
+        examples = [source[i] for i in range(len(rows), min(len(rows) + room, len(source)))]
+        rows += _batch_rows(policy, segmenter, examples, generation, room)
+        if on_progress:
+            on_progress(len(rows), len(source))
+    return rows
 
 
-def answer_mask(masks: Masks) -> np.ndarray:
-    """The mask with the highest predicted IoU; on a tie the later one, as the released evaluation takes it."""
-    count = len(masks.iou_predictions)
-    return masks.masks[count - 1 - int(np.argmax(masks.iou_predictions[::-1]))]
+def _batch_rows(
+    policy: Policy, segmenter: Segmenter | None, examples: list[Example], generation: Generation, room: int
+) -> list[Row]:
+    """Asks, reads, draws and scores one batch of at most `room` examples."""
+    completions = _ask(policy, examples + examples[-1:] * (room - len(examples)), generation)
+    judged = [_judge(policy.processor, *pair) for pair in zip(examples, completions, strict=False)]
+    masks = None if segmenter is None else _masks(segmenter, examples, judged)
+    return [
+        score_row(
+            example,
+            judged[i],
+            answer_format=policy.processor.format.answer_format,
+            mask=None if masks is None else masks[i],
+        )
+        for i, example in enumerate(examples)
+    ]
 
 
-def _judge(policy: AnswersQuestions, examples: list[Example], generation: Generation) -> list[Judged]:
-    """Asks the policy and reads its answers into the 840 frame."""
+def _ask(policy: Policy, examples: list[Example], generation: Generation) -> list[Completion]:
     groups = policy.generate(
         [example.image for example in examples],
         [example.query for example in examples],
@@ -149,71 +87,45 @@ def _judge(policy: AnswersQuestions, examples: list[Example], generation: Genera
         completion_prefix=generation.completion_prefix,
         batch_size=len(examples),
     )
-    return [
-        _judged(policy.processor, example, completion)
-        for example, (completion, *_) in zip(examples, groups, strict=True)
-    ]
+    return [completion for [completion] in groups]
 
 
-def _judged(processor: Processor, example: Example, completion: Completion) -> Judged:
-    parsed = parse_completion(completion.text)
-    answer, error = usable_answer(parsed, answer_format=processor.format.answer_format)
+def _judge(processor: Processor, example: Example, completion: Completion) -> Judged:
+    """Reads a completion: its box in the 840 frame, its objects in the image."""
+    format, parsed = processor.format, parse_completion(completion.text)
+    height, width = processor.resize(example.image).shape[:2]
+    answer, error = usable_answer(parsed, answer_format=format.answer_format)
     if answer is not None:
-        answer = processor.to_image_px(
-            answer, image_size=(FRAME, FRAME), model_size=_model_size(processor, example.image)
-        )
-    return Judged(completion, parsed, answer, error, processor.tokenizer.count(thought(parsed)))
+        answer = processor.to_image_px(answer, image_size=(FRAME, FRAME), model_size=(width, height))
+    frame = frame_size(format.coordinate_frame, model_size=(width, height))
+    size = (example.image.shape[1], example.image.shape[0])
+    written, _ = usable_targets(parsed, answer_format=format.answer_format)
+    placed = [answer_in_image(target, frame=frame, image_size=size) for target in written]
+    targets = tuple(target for target in placed if target is not None)
+    if answer is not None and not targets:
+        error = "the box of the answer lies outside the image"
+    return Judged(
+        completion=completion,
+        parsed=parsed,
+        answer=answer if targets else None,
+        targets=targets,
+        answer_error=error,
+        thinking_tokens=processor.tokenizer.count(thought(parsed)),
+    )
 
 
-def _model_size(processor: Processor, image: np.ndarray) -> tuple[int, int]:
-    """Width and height of the image as the model sees it."""
-    height, width = processor.resize(image).shape[:2]
-    return width, height
-
-
-def _score(
-    processor: Processor, segmenter: DrawsMasks | None, examples: list[Example], judged: list[Judged]
-) -> Iterator[Outcome]:
-    answers = [_in_image(item.answer, example) for item, example in zip(judged, examples, strict=True)]
-    masks = _masks(segmenter, examples, answers) if segmenter else [None] * len(examples)
-    for example, item, answer, mask in zip(examples, judged, answers, masks, strict=True):
-        row = score_row(
-            example,
-            item,
-            answer_format=processor.format.answer_format,
-            mask=mask,
-            with_masks=segmenter is not None,
-        )
-        yield Outcome(example, item, answer, mask, row)
-
-
-def _in_image(answer: Answer | None, example: Example) -> Answer | None:
-    """An answer of the 840 frame in pixels of the example's image."""
-    if answer is None:
-        return None
-    height, width = example.image.shape[:2]
-    fx, fy = width / FRAME, height / FRAME
-    x1, y1, x2, y2 = answer.box_xyxy
-    (ax, ay), (bx, by) = answer.points_xy
-    return Answer((x1 * fx, y1 * fy, x2 * fx, y2 * fy), ((ax * fx, ay * fy), (bx * fx, by * fy)))
-
-
-def _masks(
-    segmenter: DrawsMasks, examples: list[Example], answers: list[Answer | None]
-) -> list[np.ndarray | None]:
-    """A mask for every answer; the batch is filled up to whole segmenter batches, as in `outcomes`."""
-    asked = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
-    if not asked:
-        return [None] * len(examples)
+def _masks(segmenter: Segmenter, examples: list[Example], judged: list[Judged]) -> list[np.ndarray]:
+    """The union of the masks of each completion's objects, empty where it has none."""
+    masks = [np.zeros(example.image.shape[:2], bool) for example in examples]
+    asked = [(i, target) for i, item in enumerate(judged) for target in item.targets]
     filled = asked + asked[-1:] * (-len(asked) % _SEGMENTER_BATCH)
     drawn = segmenter.predict_batch(
         [examples[i].image for i, _ in filled],
-        [answer.box_xyxy for _, answer in filled],
-        [answer.points_xy for _, answer in filled],
+        [target.box_xyxy for _, target in filled],
+        [target.points_xy for _, target in filled],
         as_given=True,
         batch_size=_SEGMENTER_BATCH,
     )
-    masks: list[np.ndarray | None] = [None] * len(examples)
     for (i, _), found in zip(asked, drawn, strict=False):
-        masks[i] = answer_mask(found)
+        masks[i] |= best_mask(found)[0]
     return masks

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from pixelthink_jax.answers import (
     AnswerFormat,
     ParsedCompletion,
+    Target,
     parse_completion,
     parse_solution,
     strict_reading,
@@ -81,14 +82,16 @@ class Judged:
     Attributes:
         completion: The text with its token statistics.
         parsed: The parsed text.
-        answer: Usable box and points in the 840 frame; None without one.
-        answer_error: Why there is none.
+        answer: Box and points of the first usable object, in the 840 frame; None without one.
+        targets: All usable objects, in pixels of the image, clipped to it.
+        answer_error: Why there is none; None when there is one.
         thinking_tokens: Tokens of the thought.
     """
 
     completion: Completion
     parsed: ParsedCompletion
     answer: Answer | None
+    targets: tuple[Target, ...]
     answer_error: str | None
     thinking_tokens: int
 
@@ -99,7 +102,6 @@ def score_row(
     *,
     answer_format: AnswerFormat = "pixelthink_json",
     mask: Bool[np.ndarray, "H W"] | None = None,
-    with_masks: bool = False,
 ) -> Row:
     """Compares one completion with one example.
 
@@ -107,8 +109,7 @@ def score_row(
         example: Needs a solution or a mask.
         judged: The completion.
         answer_format: Format the policy was asked to answer in.
-        mask: Predicted mask at the size of the example's image; None without a usable answer.
-        with_masks: Score masks; without it the mask columns are None.
+        mask: Predicted mask at the size of the example's image; None where no masks are made.
 
     Raises:
         InputError: The example has no truth to compare with.
@@ -116,7 +117,7 @@ def score_row(
     answer, completion = judged.answer, judged.completion
     failure = strict_failure(judged.parsed, answer_format=answer_format)
     overlap = box_iou(answer.box_xyxy, true_box(example)) if answer else 0.0
-    intersection, union = mask_overlap(example, mask) if with_masks else (None, None)
+    intersection, union, iou = (None, None, None) if mask is None else _mask_scores(example, mask, answer)
     return Row(
         id=example.id,
         level=example.level,
@@ -129,7 +130,7 @@ def score_row(
         box_iou=overlap,
         box_correct=overlap > BOX_THRESHOLD,
         points_in_box=answer is not None and _points_in_box(answer),
-        mask_iou=None if intersection is None or union is None else _iou(intersection, union, answered=answer is not None),
+        mask_iou=iou,
         intersection=intersection,
         union=union,
         thinking_words=len(thought(judged.parsed).split()),
@@ -180,21 +181,14 @@ def true_box(example: Example) -> Box:
     return float(x1), float(y1), float(x2), float(y2)
 
 
-def mask_overlap(example: Example, mask: Bool[np.ndarray, "H W"] | None) -> tuple[int, int]:
-    """Intersection and union with the true mask, in pixels; None predicts nothing.
-
-    Raises:
-        InputError: The example has no mask.
-    """
+def _mask_scores(
+    example: Example, mask: Bool[np.ndarray, "H W"], answer: Answer | None
+) -> tuple[int, int, float]:
+    """Intersection, union and IoU; an empty union is a hit for an answer that draws nothing, a miss for no answer."""
     if example.mask is None:
         raise InputError(f"example {example.id}: it has no mask; set segmenter to null to score boxes only")
-    prediction = np.zeros(example.mask.shape, bool) if mask is None else mask
-    return intersection_union(prediction, example.mask)
-
-
-def _iou(intersection: int, union: int, *, answered: bool) -> float:
-    """An empty union is a hit for an answer that draws nothing, and a miss for no answer."""
-    return intersection / union if union else float(answered)
+    intersection, union = intersection_union(mask, example.mask)
+    return intersection, union, intersection / union if union else float(answer is not None)
 
 
 def _points_in_box(answer: Answer) -> bool:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pixelthink_jax.models.layers import AnyArray
+
 MASKED = -1e30
 
 
@@ -25,7 +27,7 @@ def attend(
     q: Float[Array, "b t h c"],
     k: Float[Array, "b k s c"],
     v: Float[Array, "b k s c"],
-    mask: Bool[Array, "#b #t s"] | None,
+    mask: Bool[AnyArray, "#b #t s"] | None,
 ) -> Float[Array, "b t h c"]:
     """Attention of every query to the keys its mask row allows.
 
@@ -55,10 +57,10 @@ def attend_prefix_suffix(
     q: Float[Array, "b g t h c"],
     prefix_k: Float[Array, "b k s c"],
     prefix_v: Float[Array, "b k s c"],
-    prefix_mask: Bool[Array, "b s"],
+    prefix_mask: Bool[AnyArray, "b s"],
     suffix_k: Float[Array, "b g k r c"],
     suffix_v: Float[Array, "b g k r c"],
-    suffix_mask: Bool[Array, "#b #g #t r"],
+    suffix_mask: Bool[AnyArray, "#b #g #t r"],
 ) -> Float[Array, "b g t h c"]:
     """Attention of each completion to the prompt it shares with its group and to its own tokens.
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +27,7 @@ STORED_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16
 Index = tuple[slice, ...]
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """Anything that holds named arrays and can read a part of one."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.folders import (
@@ -215,7 +216,7 @@ def read_params(
     source: TensorSource,
     specs: Sequence[TensorSpec],
     *,
-    dtype: jnp.dtype | str | None = None,
+    dtype: DTypeLike | None = None,
     sharding_for: ShardingFor | None = None,
     ignore: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -279,7 +280,7 @@ def write_params(
     params: Mapping[str, Any],
     specs: Sequence[TensorSpec],
     *,
-    dtype: jnp.dtype | str | None = None,
+    dtype: DTypeLike | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
     """Writes a parameter tree as safetensors into an existing folder, one file or shards with an index.
@@ -329,18 +330,18 @@ def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def _to_file(params: Mapping[str, Any], spec: TensorSpec, dtype: jnp.dtype | str | None) -> np.ndarray:
+def _to_file(params: Mapping[str, Any], spec: TensorSpec, dtype: DTypeLike | None) -> np.ndarray:
     leaf = _get(params, spec.path)
     array = np.asarray(leaf if spec.layer is None else leaf[spec.layer])
     return spec.transform.to_file(array.astype(dtype or array.dtype), spec.shape)
 
 
-def _bytes(params: Mapping[str, Any], spec: TensorSpec, dtype: jnp.dtype | str | None) -> int:
+def _bytes(params: Mapping[str, Any], spec: TensorSpec, dtype: DTypeLike | None) -> int:
     return int(np.prod(spec.shape)) * jnp.dtype(dtype or _get(params, spec.path).dtype).itemsize
 
 
 def _plan_shards(
-    params: Mapping[str, Any], specs: Sequence[TensorSpec], dtype: jnp.dtype | str | None, limit: int
+    params: Mapping[str, Any], specs: Sequence[TensorSpec], dtype: DTypeLike | None, limit: int
 ) -> list[list[TensorSpec]]:
     """Cuts the table, in order, into files of at most `limit` bytes; a larger tensor gets its own file."""
     shards, size = [[]], 0

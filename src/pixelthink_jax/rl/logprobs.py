@@ -18,8 +18,8 @@ def token_logprobs(
 ) -> tuple[Float[Array, "b t"], Bool[Array, "b t"]]:
     """Log-probability in nats of each target token, and whether it is the likeliest.
 
-    The vocabulary projection runs over chunks of positions, each recomputed in the backward pass, so that memory
-    does not grow with positions times vocabulary.
+    The vocabulary projection runs over chunks of positions, each recomputed in the backward pass, so that
+    memory does not grow with positions times vocabulary.
 
     Args:
         params: The whole model's parameters.

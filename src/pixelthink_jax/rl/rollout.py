@@ -2,9 +2,10 @@
 
     encode images -> prefill prompts -> decode loop (sample, apply rules, one `decode_step`) -> RolloutBatch
 
-The decode loop is one jitted `while_loop` for each room of the completion cache (64, 128, 256, ... tokens), so that
-attention never spans the longest possible completion; it ends as soon as every row is done. On accelerators the
-loop condition is read every 16 tokens only, because reading it makes the host wait (performance: XLA:GPU).
+The decode loop is one jitted `while_loop` for each room of the completion cache (64, 128, 256, ... tokens),
+so that attention never spans the longest possible completion; it ends as soon as every row is done. On
+accelerators the loop condition is read every 16 tokens only, because reading it makes the host wait
+(performance: XLA:GPU).
 """
 
 import dataclasses
@@ -27,6 +28,8 @@ from pixelthink_jax.rl.tag_automaton import tag_transitions
 # Rooms of the completion cache, in tokens; longer completions double on.
 _ROOMS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _TOKENS_PER_CHECK = 16
+# The thought: what opens it and what closes it.
+_OPEN, _CLOSE = b"<think>", b"</think>"
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,14 @@ class TokenRules:
     Attributes:
         eos: True at ids that end a completion.
         banned: True at ids that must not be sampled: the vision ids, and ids beyond the tokenizer.
-        opening: Transition table of `<think>`, see `tag_automaton`.
-        closing: Transition table of `</think>`.
+        tags: Transition table of `<think>` and then `</think>`, see `tag_automaton`.
         close_ids: Tokens that close a thought whose budget is spent.
         pad_id: Written after the end.
     """
 
     eos: Bool[Array, " v"]
     banned: Bool[Array, " v"]
-    opening: Int[Array, "states v"]
-    closing: Int[Array, "states v"]
+    tags: Int[Array, "states v"]
     close_ids: Int[Array, " m"]
     pad_id: Int[Array, ""]
 
@@ -126,7 +127,7 @@ class RolloutBatch:
     @property
     def mask(self) -> Bool[Array, "b g r"]:
         """True at completion tokens."""
-        return jnp.arange(self.tokens.shape[-1]) < self.lengths[..., None]
+        return jnp.arange(self.tokens.shape[-1])[None, None] < self.lengths[..., None]
 
     @property
     def uncertainty(self) -> Float[Array, "b g"]:
@@ -138,30 +139,42 @@ class RolloutBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _State:
-    """The decode loop's carry; `opened` and `closed` are automaton states, `closing` a place in `close_ids`."""
+    """The decode loop's carry; `tags` is the automaton's state, `closing` a place in `close_ids`."""
 
     step: Int[Array, ""]
     hidden: Float[Array, "b g d"]
     suffix: SuffixCache
     out: RolloutBatch
     done: Bool[Array, "b g"]
-    opened: Int[Array, "b g"]
-    closed: Int[Array, "b g"]
+    tags: Int[Array, "b g"]
     thinking: Int[Array, "b g"]
     closing: Int[Array, "b g"]
 
 
 def token_rules(
-    token_bytes: list[bytes], *, vocab_size: int, eos: tuple[int, ...], banned: tuple[int, ...], close_ids: Any, pad: int
+    token_bytes: list[bytes],
+    *,
+    vocab_size: int,
+    eos: tuple[int, ...],
+    banned: tuple[int, ...],
+    close_ids: Any,
+    pad: int,
 ) -> TokenRules:
-    """Builds the tables of a vocabulary; `vocab_size` is the model's, which may exceed the tokenizer's."""
+    """Builds the tables of a vocabulary; `vocab_size` is the model's, which may exceed the tokenizer's.
+
+    Raises:
+        InputError: The tokenizer has more ids than the model.
+    """
+    if len(token_bytes) > vocab_size:
+        raise InputError(
+            f"tokenizer: {len(token_bytes)} ids for a model of {vocab_size}; take the model's own tokenizer"
+        )
     texts = token_bytes + [b""] * (vocab_size - len(token_bytes))
     ids = np.arange(vocab_size)
     return TokenRules(
         eos=jnp.asarray(np.isin(ids, eos)),
         banned=jnp.asarray(np.isin(ids, banned) | (ids >= len(token_bytes))),
-        opening=jnp.asarray(tag_transitions(b"<think>", texts)),
-        closing=jnp.asarray(tag_transitions(b"</think>", texts)),
+        tags=jnp.asarray(tag_transitions((_OPEN, _CLOSE), texts)),
         close_ids=jnp.asarray(close_ids, jnp.int32),
         pad_id=jnp.int32(pad),
     )
@@ -175,6 +188,8 @@ def sample_completions(
     sampling: SamplingConfig,
     config: QwenVLConfig,
     image_config: ImageConfig,
+    *,
+    tokens_per_check: int | None = None,
 ) -> RolloutBatch:
     """Draws a group of completions for every prompt.
 
@@ -186,14 +201,19 @@ def sample_completions(
         sampling: Temperature, truncation and limits.
         config: The model.
         image_config: How pixels become patches.
+        tokens_per_check: Tokens decoded between two looks at whether all rows are done; None is 1 on a CPU.
 
     Returns:
         The completions, cut to the room that was needed.
     """
+    if tokens_per_check is None:
+        tokens_per_check = 1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK
     limits = [room for room in _ROOMS if room < sampling.max_new_tokens] + [sampling.max_new_tokens]
     prefix, state = _start(params, prompts, keys, rules, config, image_config, room=limits[0])
     next_position = jnp.max(jnp.where(prompts.mask, prompts.positions, -1), axis=(0, 2)) + 1
-    limits_of_thought = jnp.int32(-1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens)
+    limits_of_thought = jnp.int32(
+        -1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens
+    )
     for room in limits:
         state = _run(
             params,
@@ -209,7 +229,7 @@ def sample_completions(
             config,
             greedy=sampling.temperature == 0,
             top_k=sampling.top_k,
-            tokens_per_check=1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK,
+            tokens_per_check=tokens_per_check,
         )
         if room == limits[-1] or bool(jnp.all(state.done)):
             break
@@ -244,7 +264,7 @@ def _start(
     )
     last = jnp.broadcast_to(hidden[:, -1:], (b, g, hidden.shape[-1]))
     suffix = qwen_vl.init_suffix_cache(config, b, g, room, embeds.dtype, unstacked=unstacked)
-    return prefix, _State(jnp.int32(0), last, suffix, out, zeros.astype(bool), zeros, zeros, zeros, zeros)
+    return prefix, _State(jnp.int32(0), last, suffix, out, zeros.astype(bool), zeros, zeros, zeros)
 
 
 def _grow(state: _State, room: int, rules: TokenRules) -> _State:
@@ -263,7 +283,9 @@ def _grow(state: _State, room: int, rules: TokenRules) -> _State:
     return dataclasses.replace(state, out=out, suffix=suffix)
 
 
-@partial(jax.jit, static_argnames=("config", "greedy", "top_k", "tokens_per_check"), donate_argnames=("state",))
+@partial(
+    jax.jit, static_argnames=("config", "greedy", "top_k", "tokens_per_check"), donate_argnames=("state",)
+)
 def _run(
     params: Any,
     prefix: PrefixCache,
@@ -288,12 +310,20 @@ def _run(
         logits = qwen_vl.logits(params, state.hidden, config)
         token_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
         tokens, scaled = sample_tokens(
-            logits, token_keys, temperature=temperature, banned=rules.banned, greedy=greedy, top_k=top_k, top_p=top_p
+            logits,
+            token_keys,
+            temperature=temperature,
+            banned=rules.banned,
+            greedy=greedy,
+            top_k=top_k,
+            top_p=top_p,
         )
         state, tokens = _apply_rules(state, tokens, forced, thinking_limit, rules)
         state = _record(state, tokens, *token_statistics(scaled, tokens), rules)
         positions = jnp.broadcast_to((next_position + state.step)[None, :, None], (3, *tokens.shape))
-        hidden, suffix = qwen_vl.decode_step(params, tokens, positions, prefix, state.suffix, state.step, config)
+        hidden, suffix = qwen_vl.decode_step(
+            params, tokens, positions, prefix, state.suffix, state.step, config
+        )
         return dataclasses.replace(state, step=state.step + 1, hidden=hidden, suffix=suffix)
 
     def some_tokens(state: _State) -> _State:
@@ -306,23 +336,27 @@ def _run(
 
 
 def _apply_rules(
-    state: _State, tokens: Int[Array, "b g"], forced: Int[Array, "b n"], thinking_limit: Int[Array, ""], rules: TokenRules
+    state: _State,
+    tokens: Int[Array, "b g"],
+    forced: Int[Array, "b n"],
+    thinking_limit: Int[Array, ""],
+    rules: TokenRules,
 ) -> tuple[_State, Int[Array, "b g"]]:
     """Replaces sampled tokens by forced ones, and follows the thought's tags."""
-    final_open, final_close = rules.opening.shape[0] - 1, rules.closing.shape[0] - 1
-    in_thought = (state.opened == final_open) & (state.closed < final_close)
-    # A tag that has begun is left to the policy to finish.
-    spent = in_thought & (thinking_limit >= 0) & (state.thinking >= thinking_limit) & (state.closed == 0)
+    in_thought = (state.tags >= len(_OPEN)) & (state.tags < len(_OPEN) + len(_CLOSE))
+    # A tag that has begun is left to the policy to finish, which takes at most a token for each byte.
+    limit = thinking_limit + jnp.where(state.tags > len(_OPEN), len(_CLOSE), 0)
+    spent = in_thought & (thinking_limit >= 0) & (state.thinking >= limit)
     closing = spent | (state.closing > 0)
-    tokens = jnp.where(closing, rules.close_ids[state.closing], tokens)
     if forced.shape[1]:
         wanted = forced[:, jnp.minimum(state.step, forced.shape[1] - 1)][:, None]
-        tokens = jnp.where((state.step < forced.shape[1]) & (wanted >= 0), wanted, tokens)
+        forcing = (state.step < forced.shape[1]) & (wanted >= 0)
+        tokens, closing = jnp.where(forcing, wanted, tokens), closing & ~forcing
+    tokens = jnp.where(closing, rules.close_ids[state.closing], tokens)
     tokens = jnp.where(state.done, rules.pad_id, tokens)
     state = dataclasses.replace(
         state,
-        opened=rules.opening[state.opened, tokens],
-        closed=jnp.where(state.opened == final_open, rules.closing[state.closed, tokens], state.closed),
+        tags=rules.tags[state.tags, tokens],
         thinking=state.thinking + (in_thought & ~closing),
         closing=jnp.where(closing, (state.closing + 1) % rules.close_ids.shape[0], 0),
     )

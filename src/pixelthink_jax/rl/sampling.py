@@ -1,8 +1,8 @@
 """One token per row from a row of logits, with the statistics the method needs.
 
-Log-probability and the top-two gap are those of the temperature-scaled distribution before any truncation by top-k
-or top-p (method section 5: uncertainty is over the sampling distribution). Greedy decoding reports them at
-temperature 1. Nothing here sorts the vocabulary.
+Log-probability and the top-two gap are those of the temperature-scaled distribution before any truncation by
+top-k or top-p (method section 5: uncertainty is over the sampling distribution). Greedy decoding reports them
+at temperature 1. Nothing here sorts the vocabulary.
 """
 
 import jax
@@ -14,7 +14,7 @@ _BISECTIONS = 32
 
 
 def row_keys(seed: int, step: int, prompt_ids: Int[Array, " b"], group_size: int) -> Key[Array, "b g"]:
-    """One key per completion, from (seed, step, prompt id, sample id): independent of batch layout and mesh."""
+    """One key per completion, from (seed, step, prompt id, sample id): whatever the batch layout and mesh."""
     base = jax.random.fold_in(jax.random.key(seed), step)
     per_prompt = jax.vmap(lambda i: jax.random.fold_in(base, i))(prompt_ids)
     samples = jnp.arange(group_size)
@@ -40,9 +40,14 @@ def top_p_threshold(probs: Float[Array, "... v"], top_p: Float[Array, ""]) -> Fl
     return low
 
 
-def truncate(logits: Float[Array, "... v"], *, top_k: int, top_p: Float[Array, ""] | None) -> Float[Array, "... v"]:
-    """Sets logits outside the top k, then outside the nucleus of mass `top_p`, to -inf. `top_k` 0 is off."""
-    if top_k:
+def truncate(
+    logits: Float[Array, "... v"], *, top_k: int, top_p: Float[Array, ""] | None
+) -> Float[Array, "... v"]:
+    """Sets logits outside the top k, then outside the nucleus of mass `top_p`, to -inf. `top_k` 0 is off.
+
+    Tokens as likely as the last one kept are kept too.
+    """
+    if 0 < top_k < logits.shape[-1]:
         threshold = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits >= threshold, logits, -jnp.inf)
     if top_p is not None:

@@ -1,8 +1,9 @@
-"""Recognising a tag in sampled text, whatever tokens it is cut into.
+r"""Recognising tags in sampled text, whatever tokens they are cut into.
 
-`</think>` may arrive as `</` `think` `>` or with its first or last bytes inside a neighbour's token (`.</`, `>\\n`).
-So the decode loop follows bytes, not token ids: a string-matching automaton is precomputed over the vocabulary,
-one transition per (state, token), and the loop does one table look-up per token.
+`</think>` may arrive as `</` `think` `>` or with its first or last bytes inside a neighbour's token (`.</`,
+`>\\n`); `<think></think>` even arrives with the end of one tag and the start of the next in one token (`><`).
+So the decode loop follows bytes, not token ids: a string-matching automaton is precomputed over the
+vocabulary, one transition per (state, token), and the loop does one table look-up per token.
 """
 
 from collections.abc import Sequence
@@ -11,26 +12,30 @@ import numpy as np
 from jaxtyping import Int
 
 
-def tag_transitions(tag: bytes, token_bytes: Sequence[bytes]) -> Int[np.ndarray, "states v"]:
-    """Transition table of the matcher of `tag`: state is how many bytes have matched; the last state absorbs.
+def tag_transitions(tags: Sequence[bytes], token_bytes: Sequence[bytes]) -> Int[np.ndarray, "states v"]:
+    """Transition table of the matcher of `tags`, one after another, with any text around them.
+
+    The state is how many bytes of the tags have matched: from `len(tags[0])` on the first has been seen, and
+        so
+    forth; the last state absorbs.
 
     Args:
-        tag: What to look for.
+        tags: What to look for, in order.
         token_bytes: The bytes of every token, by id; special tokens are empty.
 
     Returns:
-        int32 `[len(tag) + 1, v]`: the state after reading a token in a state.
+        int32 `[total bytes of the tags + 1, v]`: the state after reading a token in a state.
 
-    >>> table = tag_transitions(b"</t>", [b"<", b"a</", b"t>", b"x"])
+    >>> table = tag_transitions([b"<t>", b"</t>"], [b"<", b"t", b"><", b"/t>"])
     >>> state = 0
     >>> for token in (0, 1, 2, 3):
     ...     state = int(table[state, token])
-    >>> state == len(b"</t>")
+    >>> state == len(b"<t></t>")
     True
     """
-    step = _byte_transitions(tag)
-    states = np.arange(len(tag) + 1)
-    table = np.empty((len(tag) + 1, len(token_bytes)), np.int32)
+    step = _byte_transitions(tags)
+    states = np.arange(len(step))
+    table = np.empty((len(step), len(token_bytes)), np.int32)
     for token, text in enumerate(token_bytes):
         after = states
         for byte in text:
@@ -39,13 +44,16 @@ def tag_transitions(tag: bytes, token_bytes: Sequence[bytes]) -> Int[np.ndarray,
     return table
 
 
-def _byte_transitions(tag: bytes) -> Int[np.ndarray, "states 256"]:
-    """Knuth-Morris-Pratt automaton over single bytes."""
-    final = len(tag)
-    step = np.zeros((final + 1, 256), np.int32)
-    step[final] = final
-    for state in range(final):
-        for byte in range(256):
-            seen = tag[:state] + bytes([byte])
-            step[state, byte] = next(n for n in range(len(seen), -1, -1) if seen.endswith(tag[:n]))
+def _byte_transitions(tags: Sequence[bytes]) -> Int[np.ndarray, "states 256"]:
+    """Knuth-Morris-Pratt automata over single bytes, the last state of one being the first of the next."""
+    final = sum(len(tag) for tag in tags)
+    step = np.full((final + 1, 256), final, np.int32)
+    first = 0
+    for tag in tags:
+        for state in range(len(tag)):
+            for byte in range(256):
+                seen = tag[:state] + bytes([byte])
+                matched = next(n for n in range(len(seen), -1, -1) if seen.endswith(tag[:n]))
+                step[first + state, byte] = first + matched
+        first += len(tag)
     return step

@@ -1,7 +1,8 @@
 """Resumable training state on disk, through Orbax.
 
-A checkpoint holds two items: `state`, any pytree of arrays, and `extra`, JSON (data position, config). Saves are
-asynchronous and complete atomically, so a kill at any moment leaves the newest complete checkpoint usable.
+A checkpoint holds two items: `state`, any pytree of arrays, and `extra`, JSON (data position, config). Saves
+are asynchronous and complete atomically, so a kill at any moment leaves the newest complete checkpoint
+usable.
 """
 
 from pathlib import Path

@@ -38,8 +38,11 @@ class OptimConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.muon_learning_rate <= 0:
-            raise InputError("optim: learning rates must be positive")
+        for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"optim: {name} must be positive and finite, got {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise InputError(f"optim: warmup_steps must not be negative, got {self.warmup_steps}")
         if not 0 <= self.final_fraction <= 1:
             raise InputError(f"optim: final_fraction must be in [0, 1], got {self.final_fraction}")
 
@@ -83,11 +86,15 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
 
 
 def _block_matrices(params: Any) -> Any:
-    """Which leaves are matrices of a block: stacked kernels `[layer, in, out]`; the layer axis is a batch axis."""
+    """Which leaves are matrices of a block: stacked kernels `[layer, in, out]`; layers are a batch axis."""
     from optax.contrib import MuonDimensionNumbers
 
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
         stacked = any(getattr(key, "key", None) == "blocks" for key in path)
-        return MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,)) if stacked and leaf.ndim == 3 else None
+        return (
+            MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,))
+            if stacked and leaf.ndim == 3
+            else None
+        )
 
     return jax.tree_util.tree_map_with_path(of, params)

@@ -1,13 +1,12 @@
 """Supervised rows and their batches: bucketed lengths, a fixed number of tokens a batch, exact resume.
 
-Rows of similar length share a batch, and a batch holds about `tokens_per_batch` tokens whatever its length, so that
-little is padding and every batch costs the same. The assignment is a pure function of the example stream, taken in
-chunks, so a run resumes at the very batch where it stopped.
+Rows of similar length share a batch, and a batch holds about `tokens_per_batch` tokens whatever its length,
+so that little is padding and every batch costs the same. The assignment is a pure function of the example
+stream, taken in chunks, so a run resumes at the very batch where it stopped.
 """
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +54,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Position:
-    """Where the data stands: the stream's state at the start of a chunk, and batches taken from that chunk."""
+    """Where the data stands: the stream's state at the start of a chunk, and the batches taken from it."""
 
     chunk_state: Any
     batches_taken: int
@@ -81,8 +80,8 @@ def cut_batches(
 ) -> list[Batch]:
     """Sorts the rows of a chunk into batches of one length bucket and one image size, in random order.
 
-    Every batch of a bucket has the same number of rows, so each bucket compiles once; a last incomplete batch is
-    filled with empty rows, which bear no loss.
+    Every batch of a bucket has the same number of rows, so each bucket compiles once; a last incomplete batch
+    is filled with empty rows, which bear no loss.
     """
     groups: dict[tuple[int, tuple[int, int, int]], list[Row]] = {}
     for row in rows:
@@ -126,49 +125,29 @@ class BatchStream:
         self._skip = start.batches_taken if start else 0
         if start:
             stream.set_state(start.chunk_state)
-        self._chunks: queue.Queue[Any] = queue.Queue(maxsize=1)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._produce, daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next = self._thread.submit(self._read_chunk)
 
     def __iter__(self) -> Iterator[tuple[Batch, Position]]:
-        """Yields batches with the position to resume at after each."""
+        """Yields batches with the position to resume at after each; errors of the thread are raised here."""
         while True:
-            chunk = self._chunks.get()
-            if isinstance(chunk, BaseException):
-                raise chunk
-            if chunk is None:
+            state, batches = self._next.result()
+            if not batches:
                 return
-            state, batches = chunk
+            self._next = self._thread.submit(self._read_chunk)
             skip, self._skip = self._skip, 0
             for taken, batch in enumerate(batches[skip:], start=skip + 1):
                 yield batch, Position(state, taken)
 
     def close(self) -> None:
-        """Stops the thread."""
-        self._stop.set()
-        while self._thread.is_alive():
-            if not self._chunks.empty():
-                self._chunks.get_nowait()
-            self._thread.join(timeout=0.05)
+        """Ends the thread once it has finished its chunk."""
+        self._thread.shutdown(cancel_futures=True)
 
-    def _produce(self) -> None:
-        try:
-            while not self._stop.is_set():
-                state = self._stream.get_state()
-                rows = [row for _, row in zip(range(self._chunk_rows), self._stream, strict=False)]
-                if not rows:
-                    break
-                rng = np.random.default_rng((self._seed, len(rows), *(int(r.input_ids.sum()) for r in rows[:2])))
-                self._put((state, self._cut(rows, rng)))
-            self._put(None)
-        except (InputError, OSError, ValueError, MemoryError) as error:
-            self._put(error)  # raised again in the consumer, where it can be reported
-
-    def _put(self, item: Any) -> None:
-        while not self._stop.is_set():
-            try:
-                self._chunks.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+    def _read_chunk(self) -> tuple[Any, list[Batch]]:
+        """The stream's state before a chunk, and the chunk's batches; none at the end of the stream."""
+        state = self._stream.get_state()
+        rows = [row for _, row in zip(range(self._chunk_rows), self._stream, strict=False)]
+        if not rows:
+            return state, []
+        rng = np.random.default_rng((self._seed, len(rows), *(int(r.input_ids.sum()) for r in rows[:2])))
+        return state, self._cut(rows, rng)

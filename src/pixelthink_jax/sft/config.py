@@ -34,10 +34,11 @@ class DataConfig:
     """Where examples come from.
 
     Attributes:
-        name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl` reads
-            rows {image, query, completion} with image paths relative to the file.
+        name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl`
+            reads rows {image, query, completion} with image paths relative to the file.
         split: Split of the dataset; not read for `jsonl`.
         task: Of `shapereason`: `reason`, or `listing`, which names every object with its box.
+        most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
     """
@@ -45,12 +46,14 @@ class DataConfig:
     name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
     split: str = "train"
     task: Literal["reason", "listing"] = "reason"
+    most_objects: int | None = None
     examples: int | None = None
     path: str | None = None
 
     def __post_init__(self) -> None:
         if self.name != "shapereason" and not self.path:
             raise InputError(f"data: {self.name} needs a path")
+        _at_least_one(self, "examples")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class StageConfig:
     name: str
     steps: int
     data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "steps")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ class SftConfig:
         export_dtype: Dtype of the exported policy.
         seed: Of initialisation and data order.
         log_every: Steps between log rows.
-        checkpoint_every: Steps between checkpoints.
+        checkpoint_every: Steps between checkpoints; a multiple of `log_every`, so that the log of a resumed
+            run is that of an uninterrupted one, and no checkpoint holds a loss that was not looked at.
     """
 
     out: str
@@ -107,8 +114,15 @@ class SftConfig:
             raise InputError("give exactly one of policy (a folder) and new_policy (an architecture)")
         if not self.stages:
             raise InputError("stages: at least one stage is needed")
-        if list(self.length_buckets) != sorted(set(self.length_buckets)):
-            raise InputError(f"length_buckets must increase, got {list(self.length_buckets)}")
+        if not self.length_buckets or list(self.length_buckets) != sorted(
+            {n for n in self.length_buckets if n > 0}
+        ):
+            raise InputError(f"length_buckets must be positive and increase, got {list(self.length_buckets)}")
+        _at_least_one(self, "tokens_per_batch", "chunk_rows", "log_every", "checkpoint_every")
+        if self.checkpoint_every % self.log_every:
+            raise InputError(
+                f"checkpoint_every {self.checkpoint_every} must be a multiple of log_every {self.log_every}"
+            )
 
     @property
     def steps(self) -> int:
@@ -123,3 +137,11 @@ class SftConfig:
             if step < end:
                 return index, end
         return len(self.stages), end
+
+
+def _at_least_one(config: object, *names: str) -> None:
+    """Refuses numbers below 1; None is no number."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")

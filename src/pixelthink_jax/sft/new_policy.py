@@ -53,10 +53,18 @@ def _processor(settings: NewPolicyConfig, config: SftConfig) -> Processor:
 def _texts(settings: NewPolicyConfig, config: SftConfig, format: PolicyFormat) -> list[str]:
     """Prompts and completions, so that every word of them can become one token."""
     frame = chat_messages(user_text(format.prompt, "x"), system_prompt=format.system_prompt)
-    texts = [QWEN2_VL_CHAT_TEMPLATE, *(f"{m['role']}\n" for m in frame), "assistant\n", format.system_prompt or ""] * 2
+    texts = [
+        QWEN2_VL_CHAT_TEMPLATE,
+        *(f"{m['role']}\n" for m in frame),
+        "assistant\n",
+        format.system_prompt or "",
+    ] * 2
     for stage in config.stages:
         data = stage.data
-        source = open_source(data.name, split=data.split, task=data.task, path=data.path, examples=data.examples)
+        source = open_source(
+            data.name, split=data.split, task=data.task, path=data.path, examples=data.examples,
+            most_objects=data.most_objects,
+        )  # fmt: skip
         for example in islice((source[i] for i in range(len(source))), settings.tokenizer_examples):
             question = user_text(format.prompt, example.query, instruction=example.instruction)
             texts += [question, example.completion or ""]

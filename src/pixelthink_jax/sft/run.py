@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,29 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         The trained policy, also exported to `config.out/policy`.
 
     Raises:
-        InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being finite.
+        InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being
+            finite.
     """
-    policy = Policy.from_pretrained(config.policy, dtype=config.dtype) if config.policy else new_policy(config)
+    policy = (
+        Policy.from_pretrained(config.policy, dtype=config.dtype) if config.policy else new_policy(config)
+    )
+    with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
+        state = _train(policy, config, checkpoints, on_log)
+    trained = policy.with_params(state.params)
+    trained.export(Path(config.out) / "policy", dtype=config.export_dtype)
+    return trained
+
+
+def _train(
+    policy: Policy, config: SftConfig, checkpoints: Checkpoints, on_log: Callable[[int, Metrics], None] | None
+) -> TrainState:
+    """The loop of `run_sft`."""
     optimizer = make_optimizer(config.optim, config.steps)
     state = TrainState(policy.params, optimizer.init(policy.params), jnp.zeros((), jnp.int32))
-    checkpoints = Checkpoints(config.out, every=config.checkpoint_every)
-    step, position = 0, None
+    done, start = 0, None
     if checkpoints.latest_step() is not None:
-        step, state, extra = checkpoints.restore(state)
-        position = Position(**extra["position"]) if extra["position"] else None
-    log = RunLog(config.out, resume_step=step)
+        done, state, extra = checkpoints.restore(state)
+        start = Position(**extra["position"]) if extra["position"] else None
     train_step = make_train_step(
         policy.config,
         policy.processor.image_config,
@@ -59,36 +72,36 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         unroll=config.unroll,
         freeze_vision=config.freeze_vision,
     )
-    meter = Meter(config.log_every)
-    for step, stage, batch, position in stage_batches(config, policy.processor, step, position):
-        state, metrics = train_step(state, to_device(batch, policy))
-        row = meter.update(step, metrics)
-        if row:
-            if not np.isfinite(row["loss"]):
-                raise InputError(f"step {step}: the loss is {row['loss']}; lower optim.learning_rate")
-            log.write(step, {"stage": float(stage), **row})
-            if on_log:
-                on_log(step, row)
-        extra = {"position": dataclasses.asdict(position) if position else None, "config": to_tree(config)}
-        checkpoints.save(step, state, extra, force=step == config.steps)
-    checkpoints.close()
-    log.close()
-    trained = policy.with_params(state.params)
-    trained.export(Path(config.out) / "policy", dtype=config.export_dtype)
-    return trained
+    meter = Meter(config.log_every, last=config.steps)
+    with closing(RunLog(config.out, resume_step=done)) as log:
+        for step, stage, batch, position in stage_batches(config, policy.processor, done, start):
+            state, metrics = train_step(state, to_device(batch, policy))
+            row = meter.update(step, metrics)
+            if row:
+                if not np.isfinite(row["loss"]):
+                    raise InputError(f"step {step}: the loss is {row['loss']}; lower optim.learning_rate")
+                log.write(step, {"stage": float(stage), **row})
+                if on_log:
+                    on_log(step, row)
+            extra = {
+                "position": dataclasses.asdict(position) if position else None,
+                "config": to_tree(config),
+            }
+            checkpoints.save(step, state, extra, force=step == config.steps)
+    return state
 
 
 class Meter:
     """Averages metrics between log rows; reads the device only then, so steps are dispatched ahead."""
 
-    def __init__(self, every: int):
-        """`every` is the number of steps in a row."""
-        self._every, self._pending, self._since = every, [], time.perf_counter()
+    def __init__(self, every: int, *, last: int):
+        """`every` is the number of steps in a row; the `last` step ends a row too."""
+        self._every, self._last, self._pending, self._since = every, last, [], time.perf_counter()
 
     def update(self, step: int, metrics: dict[str, jax.Array]) -> Metrics | None:
         """Adds one step; returns the averaged row when it is due."""
         self._pending.append(metrics)
-        if step % self._every:
+        if step % self._every and step != self._last:
             return None
         rows = jax.device_get(self._pending)
         now = time.perf_counter()
@@ -104,13 +117,12 @@ def stage_batches(
     """Yields (step after the update, stage index, batch, where to resume) to the end of the run."""
     while step < config.steps:
         index, end = config.stage_at(step)
-        stream = open_stream(config.stages[index].data, config, processor, position)
-        for batch, after in stream:
-            step += 1
-            yield step, index, batch, after if step < end else None
-            if step == end:
-                break
-        stream.close()
+        with closing(open_stream(config.stages[index].data, config, processor, position)) as stream:
+            for batch, after in stream:
+                step += 1
+                yield step, index, batch, after if step < end else None
+                if step == end:
+                    break
         position = None
 
 
@@ -119,7 +131,7 @@ def open_stream(
 ) -> BatchStream:
     """Endless batches of one dataset, from `position` on."""
     source = open_source(data.name, split=data.split, task=data.task, path=data.path, examples=data.examples,
-                         render_size=_square(processor))  # fmt: skip
+                         most_objects=data.most_objects, render_size=_square(processor))  # fmt: skip
     rows = RowStream(example_stream(source, seed=config.seed, shuffle=True), processor)
 
     def cut(chunk: list[Row], rng: np.random.Generator) -> list[Batch]:
@@ -154,7 +166,9 @@ def encode_example(example: Example, processor: Processor) -> Row:
         InputError: The example has no completion to learn from.
     """
     if not example.completion:
-        raise InputError(f"example {example.id}: it has no completion; supervised training needs one in every row")
+        raise InputError(
+            f"example {example.id}: it has no completion; supervised training needs one in every row"
+        )
     prompt = processor.prompt(example.image, example.query, instruction=example.instruction)
     end = np.array([processor.tokenizer.special.end_of_turn], np.int32)
     completion = processor.tokenizer.encode(example.completion)

@@ -39,7 +39,13 @@ class DeviceBatch:
 
 
 def supervised_loss(
-    params: Any, batch: DeviceBatch, config: QwenVLConfig, image_config: ImageConfig, *, remat: str, unroll: bool
+    params: Any,
+    batch: DeviceBatch,
+    config: QwenVLConfig,
+    image_config: ImageConfig,
+    *,
+    remat: str,
+    unroll: bool,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean negative log-probability in nats over the completion tokens of the whole batch."""
     pixels = patchify(batch.images, image_config=image_config)

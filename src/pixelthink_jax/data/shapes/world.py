@@ -54,6 +54,7 @@ class ShapeReason:
         seed: World seed. The splits of one seed never share a scene.
         task: `reason`, or `listing`: name every object with its box, the dense target of pre-training.
         chain_style: Force the style of the reasoning chain; None draws it (`chains.STYLES`).
+        most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
         render_size: Width and height of the picture and the mask; None means the scene's canvas. Box, points,
             chain and solution always come from the canvas, so they do not depend on it.
 
@@ -73,6 +74,7 @@ class ShapeReason:
         task: str = "reason",
         chain_style: str | None = None,
         render_size: tuple[int, int] | None = None,
+        most_objects: int | None = None,
     ):
         """See the class."""
         for name, value, known in (
@@ -82,8 +84,10 @@ class ShapeReason:
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {known}")
+        if most_objects is not None and (task != "listing" or most_objects < 2):
+            raise ValueError(f"most_objects={most_objects}: expected at least 2, and the listing task")
         self.split, self.seed, self.task = split, seed, task
-        self.chain_style, self.render_size = chain_style, render_size
+        self.chain_style, self.render_size, self.most_objects = chain_style, render_size, most_objects
 
     def __len__(self) -> int:
         """Number of rows of the split."""
@@ -96,9 +100,9 @@ class ShapeReason:
     def __getitem__(self, index: int) -> Example:
         """One row."""
         index = self._checked(index)
-        asked = self.asked(index)
         if self.task == "listing":
-            return self._listing(asked, index)
+            return self._listing(index)
+        asked = self.asked(index)
         return self._example(asked, f"{self.split}-{self.seed}-{index}", self._rng(index, "text"))
 
     def __iter__(self) -> Iterator[Example]:
@@ -149,16 +153,29 @@ class ShapeReason:
         thinking = chain(asked.query, asked.trace, asked.graph, style, rng)
         return self._row(asked, name, words, thinking, style, BRIEF if brief else None)
 
-    def _listing(self, asked: Asked, index: int) -> Example:
-        """The same scene with the question for its extreme object."""
-        rng, graph = self._rng(index, "listing"), asked.graph
-        options = [(q, t) for q, t in propose(SUPERLATIVE, graph, rng) if q.description == Description()]
-        # A scene without any clear extreme is rare; its own question serves as well.
-        query, trace = options[0] if options else (asked.query, asked.trace)
-        asked = Asked(graph, query, trace, score(query, trace, graph), asked.novelty)
+    def _listing(self, index: int) -> Example:
+        """A scene with the question for its extreme object."""
+        rng = self._rng(index, "listing")
+        graph = self.asked(index).graph if self.most_objects is None else self._small_scene(rng)
+        while True:
+            options = [(q, t) for q, t in propose(SUPERLATIVE, graph, rng) if q.description == Description()]
+            if options:
+                break
+            graph = self._small_scene(rng)  # a scene without any clear extreme is rare
+        query, trace = options[0]
+        asked = Asked(graph, query, trace, score(query, trace, graph), None)
         words = f"list every shape and then {canonical(query)}"
         thinking = listing_chain(query, trace, graph)
         return self._row(asked, f"{self.split}-{self.seed}-{index}-listing", words, thinking, "listing", None)
+
+    def _small_scene(self, rng: np.random.Generator) -> SceneGraph:
+        """A scene of two to `most_objects` objects (to as many as any scene has when that is None)."""
+        while True:
+            count = int(rng.integers(2, (self.most_objects or max(OBJECT_COUNTS)) + 1))
+            canvas = CANVASES[int(rng.integers(len(CANVASES)))]
+            graph = observe(sample_scene(rng, count=count, canvas=canvas))
+            if graph is not None:
+                return graph
 
     def _row(
         self, asked: Asked, name: str, words: str, thinking: str, style: str, instruction: str | None

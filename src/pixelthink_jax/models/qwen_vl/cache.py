@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend, attend_prefix_suffix
@@ -34,7 +35,7 @@ class PrefixCache:
 
     k: PerLayer
     v: PerLayer
-    mask: jax.Array
+    mask: AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -111,7 +112,7 @@ def prefill(
 
 
 def init_suffix_cache(
-    config: QwenVLConfig, b: int, g: int, r: int, dtype: jnp.dtype, *, unstacked: bool = False
+    config: QwenVLConfig, b: int, g: int, r: int, dtype: DTypeLike, *, unstacked: bool = False
 ) -> SuffixCache:
     """Room for `r` tokens of each of `b * g` completions; `unstacked` to go with `unstack_layers`."""
     shape, depth = (b, g, config.text.num_kv_heads, r, config.text.head_dim), config.text.num_layers

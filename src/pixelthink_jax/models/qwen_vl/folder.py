@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
@@ -45,7 +46,7 @@ def read_model_config(folder: str | Path) -> QwenVLConfig:
 
 
 def read_folder(
-    folder: str | Path, *, dtype: jnp.dtype | str | None = None, sharding_for: ShardingFor | None = None
+    folder: str | Path, *, dtype: DTypeLike | None = None, sharding_for: ShardingFor | None = None
 ) -> tuple[QwenVLConfig, Params]:
     """Loads a model, tensor by tensor into its destination.
 
@@ -78,12 +79,15 @@ def _check_tied(source: SafetensorsFolder) -> None:
     rows = shapes[HEAD_NAME][0]
     same = shapes[HEAD_NAME] == shapes.get(EMBED_NAME) and all(
         np.array_equal(source.read(HEAD_NAME, part), source.read(EMBED_NAME, part))
-        for part in ((slice(start, start + _COMPARED_ROWS),) for start in range(0, rows, _COMPARED_ROWS))
+        for part in (
+            (slice(start, min(start + _COMPARED_ROWS, rows)),) for start in range(0, rows, _COMPARED_ROWS)
+        )
     )
     if not same:
         raise InputError(
-            f"{source.description}: config.json ties the output head to the embedding, but {HEAD_NAME} differs "
-            f"from {EMBED_NAME}; set tie_word_embeddings to false in config.json if the head was trained"
+            f"{source.description}: config.json ties the output head to the embedding, but "
+            f"{HEAD_NAME} differs from {EMBED_NAME}; set tie_word_embeddings to false "
+            "in config.json if the head was trained"
         )
 
 
@@ -92,7 +96,7 @@ def write_folder(
     params: Params,
     config: QwenVLConfig,
     *,
-    dtype: jnp.dtype | str | None = None,
+    dtype: DTypeLike | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     extra: Callable[[Path], None] | None = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.text import Block, Params
@@ -45,7 +46,7 @@ def _text(config: QwenVLConfig, key: jax.Array) -> Params:
     )
 
 
-def init_params(config: QwenVLConfig, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
+def init_params(config: QwenVLConfig, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
     """Draws a fresh model: kernels normal, residual projections scaled by depth, norms one, biases zero.
 
     Args:

@@ -13,6 +13,7 @@ Source: transformers `models/qwen2_5_vl/modeling_qwen2_5_vl.py`.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend
@@ -28,7 +29,7 @@ def embed_prompt(
     image_embeds: Float[Array, "n d"] | None,
     config: QwenVLConfig,
     *,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "b t d"]:
     """Embeds tokens; the i-th image placeholder of the flattened batch gets the i-th image token.
 

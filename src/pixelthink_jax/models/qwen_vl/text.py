@@ -60,7 +60,9 @@ class Block(nn.Module):
         x = x + self.o_proj(attended.reshape(x.shape))
         return x + self.mlp(self.post_norm(x))
 
-    def __call__(self, x: Float[Array, "b t d"], cos_sin: CosSin, mask: jax.Array) -> Float[Array, "b t d"]:
+    def __call__(
+        self, x: Float[Array, "b t d"], cos_sin: CosSin, mask: AnyArray | None
+    ) -> Float[Array, "b t d"]:
         """The whole block with plain masked attention; used to create parameters."""
         q, k, v = self.project(x, cos_sin)
         return self.merge(x, attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask))

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.attention import attend
 from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm
@@ -25,13 +26,23 @@ Remat = Literal["none", "full"]
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def full_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Every patch `[n, p, h, c]` looks at every real patch of its frame."""
+def full_attention(
+    q: Float[Array, "n p h c"],
+    k: Float[Array, "n p h c"],
+    v: Float[Array, "n p h c"],
+    mask: Bool[AnyArray, "n p"] | None,
+) -> Float[Array, "n p h c"]:
+    """Every patch looks at every real patch of its frame."""
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     return attend(q, k, v, None if mask is None else mask[:, None])
 
 
-def window_attention(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayout) -> jax.Array:
+def window_attention(
+    q: Float[Array, "n p h c"],
+    k: Float[Array, "n p h c"],
+    v: Float[Array, "n p h c"],
+    layout: VisionLayout,
+) -> Float[Array, "n p h c"]:
     """Every patch looks at the real patches of its window; one batched product for each window shape."""
     n, start, outs = q.shape[0], 0, []
     for count, size in layout.windows:
@@ -134,7 +145,7 @@ def encode_images(
     layout: VisionLayout,
     config: QwenVLConfig,
     *,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     remat: Remat = "none",
     unroll: int | bool = 1,
 ) -> Float[Array, "tokens d"]:

@@ -15,6 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.models.folders import (
+    CONFIG_FILE,
+    ArraySource,
+    SafetensorsFolder,
+    TensorSource,
+    atomic_folder,
+    read_json,
+)
 from pixelthink_jax.models.sam2.config import PRESETS, Sam2Config
 from pixelthink_jax.models.sam2.hf_config import from_hf, to_hf
 from pixelthink_jax.models.sam2.model import Params
@@ -26,16 +34,7 @@ from pixelthink_jax.models.sam2.names import (
     tensor_table,
 )
 from pixelthink_jax.models.torch_zip import read_torch_zip, state_dict
-from pixelthink_jax.models.weights import (
-    CONFIG_FILE,
-    ArraySource,
-    SafetensorsFolder,
-    TensorSource,
-    atomic_folder,
-    read_json,
-    read_params,
-    write_params,
-)
+from pixelthink_jax.models.weights import read_params, write_params
 
 _PREPROCESSOR = {
     "image_processor_type": "Sam2ImageProcessor",

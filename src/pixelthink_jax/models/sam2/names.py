@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from pixelthink_jax.models.folders import Index, TensorSource
 from pixelthink_jax.models.sam2.config import Sam2Config
 from pixelthink_jax.models.sam2.model import abstract_params
-from pixelthink_jax.models.weights import CONV2D, IDENTITY, TRANSPOSE, Index, TensorSource, TensorSpec, Transform
+from pixelthink_jax.models.weights import CONV2D, IDENTITY, TRANSPOSE, TensorSpec, Transform
 
 # Tensors of the video model, which published folders hold beside the image path.
 VIDEO_TENSORS = (

@@ -1,0 +1,149 @@
+"""What `pixelthink segment` does once its flags are known: one question, many, or a conversation."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pixelthink_jax.commands._progress import progress_bar, say_above
+from pixelthink_jax.commands.segment import Args
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.processing.images import load_image
+from pixelthink_jax.segmentation import check_out_dir, load_models, segment, write_segmentation
+from pixelthink_jax.segmentation.questions import BadRow, Question, folder_questions, read_rows
+from pixelthink_jax.types import Segmentation
+
+Ask = Callable[[np.ndarray, str], Segmentation]
+
+
+def answer_one(args: Args, path: Path, query: str) -> int:
+    """Answers one question; any mistake ends the command before `--out` exists."""
+    assert args.out is not None
+    check_out_dir(args.out)
+    # Read before the models are: a wrong path should not wait for them.
+    image = load_image(path)
+    result = _asker(args)(image, query)
+    write_segmentation(result, image, args.out)
+    _describe(result, args.out)
+    return 0
+
+
+def answer_folder(args: Args, folder: Path, query: str) -> int:
+    """Asks the same about every image of a folder."""
+    return _answer_many(args, folder_questions(folder, query))
+
+
+def answer_rows(args: Args, path: Path) -> int:
+    """Asks the questions of a JSONL file."""
+    return _answer_many(args, read_rows(path))
+
+
+def converse(args: Args) -> int:
+    """Asks for images and questions until the input ends; a mistake is told and the conversation goes on."""
+    if args.out is not None:
+        check_out_dir(args.out)
+    ask, image = _asker(args), None
+    print("An image path, then a question; an empty path keeps the image; end with Ctrl-D.")
+    while True:
+        try:
+            path = input("image: ").strip()
+            if path or image is None:
+                image = load_image(Path(path).expanduser())
+            result = ask(image, input("question: "))
+        except EOFError:
+            print()
+            return 0
+        except InputError as error:
+            print(_one_line(f"pixelthink: error: {error}"), file=sys.stderr)
+            continue
+        place = None if args.out is None else _next_place(args.out)
+        if place is not None:
+            write_segmentation(result, image, place)
+        _describe(result, place)
+
+
+def _asker(args: Args) -> Ask:
+    """Loads both models and returns the function that asks them."""
+    policy, segmenter = load_models(args.policy, args.segmenter, dtype=args.dtype)
+
+    def ask(image: np.ndarray, query: str) -> Segmentation:
+        return segment(
+            policy,
+            segmenter,
+            image,
+            query,
+            instruction=args.instruction,
+            max_new_tokens=args.max_new_tokens,
+            max_thinking_tokens=args.max_thinking_tokens,
+        )
+
+    return ask
+
+
+def _answer_many(args: Args, rows: Sequence[Question | BadRow]) -> int:
+    """Answers what can be answered; each failure is one line on stderr."""
+    assert args.out is not None
+    check_out_dir(args.out)
+    ask, failed, unanswered = _asker(args), 0, 0
+    with progress_bar() as bar:
+        task = bar.add_task("segmenting", total=len(rows), note="")
+        for row in rows:
+            try:
+                unanswered += _answer_row(ask, row, args.out).answer is None
+            except InputError as error:
+                failed += 1
+                say_above(bar, _one_line(f"pixelthink: {row.name}: {error}"))
+            bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
+    print(f"{len(rows) - failed} answered ({unanswered} without a usable answer), {failed} failed; in {args.out}")
+    return int(failed > 0)
+
+
+def _answer_row(ask: Ask, row: Question | BadRow, out: Path) -> Segmentation:
+    if isinstance(row, BadRow):
+        raise InputError(row.problem)
+    image = load_image(row.image)
+    result = ask(image, row.query)
+    write_segmentation(result, image, out / row.name)
+    return result
+
+
+def _next_place(out: Path) -> Path:
+    """The first numbered folder that is not there yet."""
+    number = 1
+    while (out / f"{number:04d}").exists():
+        number += 1
+    return out / f"{number:04d}"
+
+
+def _describe(result: Segmentation, place: Path | None) -> None:
+    """Prints an answer for a reader."""
+    tokens = f"{len(result.completion.token_ids)}, {result.thinking_tokens} of them thought"
+    rows = {
+        "question": result.query,
+        "thought": result.thinking or "(none)",
+        "answer": _answer_line(result),
+        "mask": f"{result.mask.mean():.1%} of the image, predicted IoU {result.mask_score:.2f}",
+        "tokens": f"{tokens}, uncertainty {result.completion.uncertainty:.3f}",
+        "seconds": ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items()),
+        "written": "nothing, for want of --out" if place is None else str(place),
+    }
+    for name, text in rows.items():
+        print(f"{name:<10}{_one_line(text)}")
+
+
+def _answer_line(result: Segmentation) -> str:
+    if result.answer is None:
+        return f"none: {result.answer_error}"
+    left, top, right, bottom = (f"{value:.0f}" for value in result.answer.box_xyxy)
+    points = " ".join(f"({x:.0f}, {y:.0f})" for x, y in result.answer.points_xy)
+    return f"box ({left}, {top}) to ({right}, {bottom}), points {points}"
+
+
+def _one_line(text: str) -> str:
+    r"""A text in one line; control characters of a model or a file are not passed on to the terminal.
+
+    >>> _one_line("a\n b\x1b[2J")
+    'a b?[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

@@ -1,0 +1,66 @@
+"""The two models of a command: folders someone gave, or the tiny ones that travel with the package."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.policy import Policy
+from pixelthink_jax.segmenter import Segmenter
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+TINY_POLICY = "pixelthink-tiny"
+TINY_SEGMENTER = "sam2-tiny-shapes"
+
+
+def default_folder(name: str) -> Path:
+    """Folder of one of the tiny models.
+
+    Raises:
+        InputError: It did not travel with this installation.
+    """
+    folder = Path(str(resources.files("pixelthink_jax"))) / "assets" / name
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{name}: this installation has no such model in {folder}; give model folders with --policy and "
+            "--segmenter, or reinstall the package"
+        )
+    return folder
+
+
+def load_policy(folder: Path | None, *, dtype: Dtype = "auto") -> Policy:
+    """Opens a policy with its processor, so that a folder without a tokenizer is refused before any work.
+
+    Args:
+        folder: Hugging Face folder; None takes the tiny policy.
+        dtype: Of parameters and computation; `auto` is bfloat16, and float32 on CPUs, where that is faster.
+
+    Raises:
+        InputError: See `Policy.from_pretrained` and `Processor.from_pretrained`.
+    """
+    import jax
+
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    policy = Policy.from_pretrained(folder or default_folder(TINY_POLICY), dtype=dtype)
+    _ = policy.processor
+    return policy
+
+
+def load_segmenter(folder: Path | None) -> Segmenter:
+    """Opens a segmenter in float32.
+
+    Args:
+        folder: As `Segmenter.from_pretrained` takes it; None takes the tiny segmenter.
+
+    Raises:
+        InputError: See `Segmenter.from_pretrained`.
+    """
+    return Segmenter.from_pretrained(folder or default_folder(TINY_SEGMENTER))
+
+
+def load_models(policy: Path | None, segmenter: Path | None, *, dtype: Dtype = "auto") -> tuple[Policy, Segmenter]:
+    """Opens both models, the small one first: a mistake in its folder should not wait for the large one."""
+    loaded = load_segmenter(segmenter)
+    return load_policy(policy, dtype=dtype), loaded
