@@ -96,24 +96,25 @@ def test_gradients():
 
 
 @pytest.mark.parametrize("unstacked", [False, True])
-def test_greedy_tokens(unstacked, config, twin, params):
+def test_greedy_tokens(unstacked):
     """Prefill and decode give the tokens `generate` gives, from a left-padded batch of two images."""
-    batch, steps = make_batch("two sizes"), 12
+    batch, steps, twin, params = make_batch("two sizes"), 12, make_twin(SMALL), named_params(SMALL)
     reference = twin.generate(
-        **model_inputs(batch, config), max_new_tokens=steps, do_sample=False, eos_token_id=None
+        **model_inputs(batch, SMALL), max_new_tokens=steps, do_sample=False, eos_token_id=None
     )
-    positions = positions_of(batch, config)
-    hidden, prefix = qwen_vl.prefill(
-        params, embed_batch(params, batch, config), positions, batch.real, config
+    positions = positions_of(batch, SMALL)
+    prefill = lambda params: qwen_vl.prefill(  # noqa: E731
+        params, embed_batch(params, batch, SMALL), positions, batch.real, SMALL
     )
+    hidden, prefix = jax.jit(prefill)(params)
     if unstacked:
         params = qwen_vl.unstack_layers(params)
     start = np.where(batch.real, positions, 0).max((0, 2)) + 1
-    suffix = qwen_vl.init_suffix_cache(config, 2, 1, steps, jnp.float32, unstacked=unstacked)
-    step_fn = jax.jit(lambda *args: qwen_vl.decode_step(params, *args, config))
+    suffix = qwen_vl.init_suffix_cache(SMALL, 2, 1, steps, jnp.float32, unstacked=unstacked)
+    step_fn = jax.jit(lambda *args: qwen_vl.decode_step(params, *args, SMALL))
     tokens, hidden = [], hidden[:, -1:]
     for step in range(steps):
-        tokens.append(np.asarray(qwen_vl.logits(params, hidden, config).argmax(-1), np.int32))
+        tokens.append(np.asarray(qwen_vl.logits(params, hidden, SMALL).argmax(-1), np.int32))
         where = np.broadcast_to(start[:, None] + step, (3, 2, 1)).astype(np.int32)
         hidden, suffix = step_fn(tokens[-1], where, prefix, suffix, jnp.int32(step))
     np.testing.assert_array_equal(np.concatenate(tokens, 1), reference[:, batch.input_ids.shape[1] :].numpy())

@@ -1,12 +1,10 @@
 """A policy of a few thousand parameters, noise in every one of them, and prompts that can go wrong."""
 
-import dataclasses
 import tempfile
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.models import qwen_vl
@@ -14,15 +12,23 @@ from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.processing.policy_format import PolicyFormat, ResizePolicy
-from pixelthink_jax.processing.processor import Processor
+from pixelthink_jax.processing.processor import Processor, Prompt
 from pixelthink_jax.processing.prompts import prompt_template
 from pixelthink_jax.processing.tokenizer import Tokenizer
 from pixelthink_jax.processing.vocabulary import build_tokenizer
+from tests.models.qwen_small import named_params
 
-WORDS = "please find the red blue green cup left right of near think answer system user assistant"
+TEXTS = [
+    "system\nuser\nassistant\nYou are brief.\nPlease find 'the red cup'.",
+    "left of the blue cup near the green cup",
+    "<think> red cup</think>\n<think></think><answer>",
+] * 2
 PATCH, MERGE = 7, 2
+QUERIES = ("the red cup", "left of the blue cup near the green cup", "cup")
+SIZES = ((28, 42), (56, 28), (28, 42))
 
 
+@cache
 def tiny_processor() -> Processor:
     """Bytes and a few words; images keep their shape, at multiples of 14 pixels."""
     image = ImageConfig(patch_size=PATCH, merge_size=MERGE, min_pixels=14 * 14, max_pixels=56 * 56)
@@ -32,12 +38,12 @@ def tiny_processor() -> Processor:
         system_prompt="You are brief.",
     )
     with tempfile.TemporaryDirectory() as folder:
-        build_tokenizer([f"{WORDS} {WORDS}"] * 2, folder, max_vocab=300)
+        build_tokenizer(TEXTS, folder, max_vocab=300)
         return Processor(image, Tokenizer.from_pretrained(folder), format)
 
 
 def tiny_config(processor: Processor, *, layers: int = 2, hidden: int = 32) -> QwenVLConfig:
-    """Grouped heads, three unequal rotary sections, a windowed and a full vision block, ten ids to spare."""
+    """Grouped heads, unequal rotary sections, a windowed and a full vision block, ten ids without a token."""
     special = processor.tokenizer.special
     return QwenVLConfig(
         text=TextConfig(
@@ -71,54 +77,56 @@ def tiny_config(processor: Processor, *, layers: int = 2, hidden: int = 32) -> Q
         bos_token_id=special.pad,
         eos_token_id=special.end_of_turn,
         pad_token_id=special.pad,
-        initializer_range=0.15,
         dtype="float32",
     )
 
 
-def with_noise(params: Any, seed: int, scale: float) -> Any:
-    """Normal noise in every leaf, biases and norms too, so that none can be forgotten unnoticed."""
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed)
-    return tree.unflatten([jnp.asarray(x + scale * rng.normal(size=x.shape), x.dtype) for x in leaves])
-
-
 @cache
 def tiny_policy() -> Policy:
-    """The policy most tests share, so that each shape compiles once in a process."""
-    processor = tiny_processor()
-    config = tiny_config(processor)
-    params = jax.jit(lambda key: qwen_vl.init_params(config, key, jnp.float32))(jax.random.key(0))
-    params = with_noise(params, seed=1, scale=0.1)
-    text = params["text"]
-    params = {**params, "text": {**text, "embed": 6 * text["embed"], "lm_head": 3 * text["lm_head"]}}
-    return Policy(config=config, params=params, loaded_processor=processor)
+    """The policy these tests share, so that each shape compiles once in a process."""
+    config = tiny_config(tiny_processor())
+    params = jax.tree.map(jax.numpy.asarray, named_params(config))
+    return Policy(config=config, params=params, loaded_processor=tiny_processor())
 
 
-def pictures(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
+def pictures(sizes: Sequence[tuple[int, int]] = SIZES, *, seed: int = 0) -> list[np.ndarray]:
     """Noise images of the given (height, width)."""
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
-def uncached_logits(policy: Policy, prompt: Any, completion: np.ndarray, *, length: int = 192) -> np.ndarray:
-    """Logits that predict each completion token, from one forward over prompt and completion without a cache."""
-    ids = np.concatenate([prompt.input_ids, completion]).astype(np.int32)
-    row, mask = np.zeros((1, length), np.int32), np.zeros((1, length), np.int32)
-    row[0, : len(ids)], mask[0, : len(ids)] = ids, 1
-    batch = policy.processor.batch([prompt])
+@cache
+def tiny_prompts() -> tuple[Prompt, ...]:
+    """Three lengths, two image sizes, neither of them square."""
+    processor = tiny_processor()
+    return tuple(processor.prompt(image, query) for image, query in zip(pictures(), QUERIES, strict=True))
+
+
+def uncached_logits(policy: Policy, prompts: Sequence[Prompt], completions: np.ndarray) -> np.ndarray:
+    """Logits `[b, r, v]` that predict each completion token, by one forward over whole rows, padded right.
+
+    Ids that must not be sampled have minus infinity.
+    """
+    length = 128
+    rows = [np.concatenate([p.input_ids, c]) for p, c in zip(prompts, completions, strict=True)]
+    ids, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    batch = policy.processor.batch(prompts)
     pixels = np.asarray(policy.processor.pixel_values(batch))
-    logits = np.asarray(policy.logits(row, mask, pixels, batch.image_grid_thw))[0]
-    start = len(prompt.input_ids) - 1
-    return logits[start : start + len(completion)]
+    logits = np.asarray(policy.logits(ids, mask, pixels, batch.image_grid_thw))
+    starts = [len(p.input_ids) - 1 for p in prompts]
+    logits = np.stack([row[s : s + completions.shape[1]] for row, s in zip(logits, starts, strict=True)])
+    return np.where(np.asarray(policy.rules.banned), -np.inf, logits.astype(np.float64))
 
 
-def without_banned(logits: np.ndarray, policy: Policy) -> np.ndarray:
-    """Sets the logits of ids that must not be sampled to minus infinity."""
-    return np.where(np.asarray(policy.rules.banned), -np.inf, logits)
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64, over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def replace_params(policy: Policy, **text: Any) -> Policy:
-    """The policy with some leaves of its language model replaced."""
-    params = {**policy.params, "text": {**policy.params["text"], **text}}
-    return dataclasses.replace(policy, params=params)
+@cache
+def decode_params() -> object:
+    """Per-layer parameters of `tiny_policy`."""
+    return jax.jit(qwen_vl.unstack_layers)(tiny_policy().params)

@@ -95,7 +95,9 @@ def _answer_many(args: Args, rows: Sequence[Question | BadRow]) -> int:
                 failed += 1
                 say_above(bar, _one_line(f"pixelthink: {row.name}: {error}"))
             bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
-    print(f"{len(rows) - failed} answered ({unanswered} without a usable answer), {failed} failed; in {args.out}")
+    print(
+        f"{len(rows) - failed} answered ({unanswered} without a usable answer), {failed} failed; in {args.out}"
+    )
     return int(failed > 0)
 
 

@@ -54,9 +54,13 @@ def _check(args: Args) -> None:
     """Refuses flags that do not say what to do, before anything heavy is imported."""
     modes = [args.image is not None, args.rows is not None, args.interactive]
     if sum(modes) != 1:
-        raise InputError("segment: give one of --image PATH with --query TEXT, --rows FILE.jsonl, --interactive")
+        raise InputError(
+            "segment: give one of --image PATH with --query TEXT, --rows FILE.jsonl, --interactive"
+        )
     if (args.image is not None) != (args.query is not None):
-        raise InputError("segment: --image and --query belong together; --rows and --interactive bring their own")
+        raise InputError(
+            "segment: --image and --query belong together; --rows and --interactive bring their own"
+        )
     if args.query is not None and not args.query.strip():
         raise InputError(f"query {args.query!r}: it is empty; write what to find, such as 'the red cup'")
     if args.out is None and not args.interactive:

@@ -120,6 +120,19 @@ def style_prefix(style: str) -> str:
     return "<think></think>\n" if style == "none" else f"<think>{OPENINGS[style]}"
 
 
+def headline(summaries: dict[str, LevelSummary]) -> str:
+    """The measures to look at first, by level, for a terminal."""
+    names = ("giou", "ciou", "valid", "box_accuracy")
+    lines = [f"{'level':<8}{'n':>5}{'gIoU':>8}{'cIoU':>8}{'valid':>8}{'box>0.5':>9}{'words':>8}{'tokens':>8}"]
+    for level, found in summaries.items():
+        shares = [getattr(found, name) for name in names]
+        texts = ["-" if share is None else f"{100 * share.value:.1f}" for share in shares]
+        cells = [f"{text:>{width}}" for text, width in zip(texts, (8, 8, 8, 9), strict=True)]
+        lengths = f"{found.words.value:>8.1f}{found.tokens.value:>8.1f}"
+        lines.append(f"{level:<8}{found.n:>5}{''.join(cells)}{lengths}")
+    return "\n".join(lines)
+
+
 def per_cent(estimate: Estimate | None) -> str:
     """A share in per cent with its interval.
 

@@ -15,7 +15,6 @@ from pixelthink_jax.answers import (
     AnswerFormat,
     ParsedCompletion,
     Target,
-    parse_completion,
     parse_solution,
     strict_reading,
     tolerant_reading,
@@ -141,14 +140,21 @@ def score_row(
     )
 
 
-def strict_failure(parsed: ParsedCompletion, *, answer_format: AnswerFormat = "pixelthink_json") -> str | None:
+def strict_failure(
+    parsed: ParsedCompletion, *, answer_format: AnswerFormat = "pixelthink_json"
+) -> str | None:
     """Why a completion is not in the format asked for; None if it is.
 
+    >>> from pixelthink_jax.answers import parse_completion
     >>> strict_failure(parse_completion('<think>red</think><answer>{"bbox": [1, 2, 3]}</answer>'))
     'box_length'
     """
     if answer_format == "vision_reasoner_json":
-        return "tags" if not parsed.thinking_format else tolerant_reading(parsed, protocol="vision_reasoner").failure
+        return (
+            "tags"
+            if not parsed.thinking_format
+            else tolerant_reading(parsed, protocol="vision_reasoner").failure
+        )
     reading = strict_reading(parsed)
     if reading.thinking_format and reading.answer_format:
         return None
@@ -158,6 +164,7 @@ def strict_failure(parsed: ParsedCompletion, *, answer_format: AnswerFormat = "p
 def thought(parsed: ParsedCompletion) -> str:
     """Text of the thought; one that was never closed goes on to the answer or the end.
 
+    >>> from pixelthink_jax.answers import parse_completion
     >>> thought(parse_completion("<think>it is the red one, no, the"))
     'it is the red one, no, the'
     """
@@ -175,7 +182,9 @@ def true_box(example: Example) -> Box:
     if example.solution is not None:
         return parse_solution(example.solution).box_xyxy
     if example.mask is None or not example.mask.any():
-        raise InputError(f"example {example.id}: it has no solution and no target pixels; evaluation needs one of them")
+        raise InputError(
+            f"example {example.id}: it has no solution and no target pixels; evaluation needs one of them"
+        )
     height, width = example.mask.shape
     x1, y1, x2, y2 = box_to_frame(mask_box(example.mask), width, height)
     return float(x1), float(y1), float(x2), float(y2)

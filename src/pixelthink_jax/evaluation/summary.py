@@ -86,7 +86,7 @@ def bootstrap(
     """A measure of examples with its 95 % percentile interval.
 
     Args:
-        measure: Reduces the last axis of every column, `[..., n]`, to `[...]`.
+        measure: Reduces columns `[r, n]` to `[r]`.
         columns: One value for each example; resampled together.
         resamples: Number of resampled sets.
         seed: Of the resampling.
@@ -97,11 +97,13 @@ def bootstrap(
     """
     rng, count = np.random.default_rng(seed), len(columns[0])
     found: list[np.ndarray] = []
-    for start in range(0, resamples, _CHUNK):  # in parts: an index of every resample would not fit for large sets
+    # In parts: an index of every resample at once would not fit for large sets.
+    for start in range(0, resamples, _CHUNK):
         index = rng.integers(count, size=(min(_CHUNK, resamples - start), count))
         found.append(measure(*(column[index] for column in columns)))
     low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
-    return Estimate(float(measure(*columns)), float(low), float(high))
+    [value] = measure(*(column[None] for column in columns))
+    return Estimate(float(value), float(low), float(high))
 
 
 def _summary(rows: list[Row], resamples: int, seed: int) -> LevelSummary:

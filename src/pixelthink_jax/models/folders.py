@@ -60,8 +60,8 @@ class ArraySource:
         return self._arrays[name].dtype
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """A view of a part of a tensor."""
-        return self._arrays[name][index]
+        """A part of a tensor, a view where numpy can."""
+        return np.asarray(self._arrays[name][index])
 
 
 class SafetensorsFolder:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache, VisionLayout
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.sampling import sample_tokens, token_statistics
@@ -86,7 +87,7 @@ class TokenRules:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PromptArrays:
-    """Prompts on the device.
+    """Prompts on the device, or on their way to it.
 
     Attributes:
         input_ids: int32 `[b, t]`, padded on the left.
@@ -97,12 +98,12 @@ class PromptArrays:
         forced: int32 `[b, n]`, tokens every completion must begin with; -1 where there is none.
     """
 
-    input_ids: Int[Array, "b t"]
-    mask: Bool[Array, "b t"]
-    positions: Int[Array, "3 b t"]
-    images: tuple[UInt8[Array, "n H W 3"], ...]
+    input_ids: Int[AnyArray, "b t"]
+    mask: Bool[AnyArray, "b t"]
+    positions: Int[AnyArray, "3 b t"]
+    images: tuple[UInt8[AnyArray, "_ _ _ 3"], ...]
     layout: VisionLayout
-    forced: Int[Array, "b n"]
+    forced: Int[AnyArray, "b n"]
 
 
 @jax.tree_util.register_dataclass
@@ -118,11 +119,11 @@ class RolloutBatch:
         stopped: True where an end token was sampled.
     """
 
-    tokens: Int[Array, "b g r"]
-    lengths: Int[Array, "b g"]
-    logprobs: Float[Array, "b g r"]
-    gaps: Float[Array, "b g r"]
-    stopped: Bool[Array, "b g"]
+    tokens: Int[AnyArray, "b g r"]
+    lengths: Int[AnyArray, "b g"]
+    logprobs: Float[AnyArray, "b g r"]
+    gaps: Float[AnyArray, "b g r"]
+    stopped: Bool[AnyArray, "b g"]
 
     @property
     def mask(self) -> Bool[Array, "b g r"]:

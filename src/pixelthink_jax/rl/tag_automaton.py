@@ -1,7 +1,7 @@
 r"""Recognising tags in sampled text, whatever tokens they are cut into.
 
 `</think>` may arrive as `</` `think` `>` or with its first or last bytes inside a neighbour's token (`.</`,
-`>\\n`); `<think></think>` even arrives with the end of one tag and the start of the next in one token (`><`).
+`>\n`); `<think></think>` even arrives with the end of one tag and the start of the next in one token (`><`).
 So the decode loop follows bytes, not token ids: a string-matching automaton is precomputed over the
 vocabulary, one transition per (state, token), and the loop does one table look-up per token.
 """

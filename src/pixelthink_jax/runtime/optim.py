@@ -14,7 +14,8 @@ class OptimConfig:
     """How parameters are updated.
 
     Attributes:
-        kind: `adamw` for everything, or `muon` for the matrices of the blocks and AdamW for the rest.
+        kind: `adamw` for everything, or `muon` for the matrices of the blocks and AdamW with Nesterov momentum
+            for the rest.
         learning_rate: Peak rate of AdamW.
         muon_learning_rate: Peak rate of the orthogonalised update; read only with `muon`.
         warmup_steps: Steps of linear warm-up from zero.

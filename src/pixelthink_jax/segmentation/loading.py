@@ -60,7 +60,9 @@ def load_segmenter(folder: Path | None) -> Segmenter:
     return Segmenter.from_pretrained(folder or default_folder(TINY_SEGMENTER))
 
 
-def load_models(policy: Path | None, segmenter: Path | None, *, dtype: Dtype = "auto") -> tuple[Policy, Segmenter]:
+def load_models(
+    policy: Path | None, segmenter: Path | None, *, dtype: Dtype = "auto"
+) -> tuple[Policy, Segmenter]:
     """Opens both models, the small one first: a mistake in its folder should not wait for the large one."""
     loaded = load_segmenter(segmenter)
     return load_policy(policy, dtype=dtype), loaded

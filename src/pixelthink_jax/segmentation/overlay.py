@@ -38,5 +38,7 @@ def _draw_answer(picture: np.ndarray, answer: Answer, line: int) -> np.ndarray:
     draw.rectangle((left, top, right, bottom), outline=BOX_COLOUR, width=line)
     radius = 2.5 * line
     for x, y in answer.points_xy:
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=POINT_COLOUR, outline=(0, 0, 0), width=line)
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), fill=POINT_COLOUR, outline=(0, 0, 0), width=line
+        )
     return np.array(canvas)

@@ -176,7 +176,9 @@ def _draw(
     if targets:
         encoded = segmenter.encode(pixels)
         for target in targets:
-            mask, score = best_mask(segmenter.predict(encoded, target.box_xyxy, target.points_xy, as_given=True))
+            mask, score = best_mask(
+                segmenter.predict(encoded, target.box_xyxy, target.points_xy, as_given=True)
+            )
             union |= mask
             scores.append(score)
     return union, float(np.mean(scores)) if scores else 0.0

@@ -41,7 +41,9 @@ def folder_questions(folder: Path, query: str) -> list[Question]:
     Raises:
         InputError: The folder holds no image file.
     """
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    images = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
     if not images:
         raise InputError(f"{folder}: no image file in it; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     stems = Counter(path.stem for path in images)
@@ -77,7 +79,9 @@ def _rows(lines: list[str], folder: Path) -> Iterator[Question | BadRow]:
             continue
         row = _row(line, f"line-{number:06d}", folder)
         if isinstance(row, Question) and row.name in seen:
-            row = BadRow(f"line-{number:06d}", f"id {row.name!r} is that of line {seen[row.name]}; make ids unique")
+            row = BadRow(
+                f"line-{number:06d}", f"id {row.name!r} is that of line {seen[row.name]}; make ids unique"
+            )
         seen.setdefault(row.name, number)
         yield row
 
@@ -105,4 +109,9 @@ def _names_a_folder(given: Any) -> bool:
     if isinstance(given, bool) or not isinstance(given, (str, int)):
         return False
     text = str(given)
-    return 0 < len(text) <= 100 and text.isprintable() and not text.startswith(".") and not set(text) & set('/\\:')
+    return (
+        0 < len(text) <= 100
+        and text.isprintable()
+        and not text.startswith(".")
+        and not set(text) & set("/\\:")
+    )

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.logprobs import token_logprobs
@@ -18,11 +19,17 @@ from pixelthink_jax.rl.logprobs import token_logprobs
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What an update replaces: parameters, optimizer state and the number of updates made."""
+    """What an update replaces.
+
+    Attributes:
+        params: The parameters.
+        opt_state: The optimizer's state.
+        step: int32 scalar, updates made; a checkpoint is read by way of shapes in its place.
+    """
 
     params: Any
     opt_state: Any
-    step: Int[Array, ""]
+    step: Any
 
 
 @jax.tree_util.register_dataclass
@@ -30,11 +37,11 @@ class TrainState:
 class DeviceBatch:
     """A `batches.Batch` with what the model needs beside it."""
 
-    input_ids: Int[Array, "b t"]
-    mask: Bool[Array, "b t"]
-    loss_mask: Bool[Array, "b t"]
-    positions: Int[Array, "3 b t"]
-    images: UInt8[Array, "b H W 3"]
+    input_ids: Int[AnyArray, "b t"]
+    mask: Bool[AnyArray, "b t"]
+    loss_mask: Bool[AnyArray, "b t"]
+    positions: Int[AnyArray, "3 b t"]
+    images: UInt8[AnyArray, "b H W 3"]
     layout: VisionLayout
 
 

@@ -6,6 +6,7 @@ completions at once, for verification and for the gradient. Both equal the repea
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from pixelthink_jax.models.qwen_vl.model import embed_prompt, final_norm
 from pixelthink_jax.models.qwen_vl.rope import text_rope
 from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, Remat, causal_mask, run_layers
 
-PerLayer = jax.Array | tuple[jax.Array, ...]
+# A stack or a tuple of arrays; as nodes of pytrees, these hold whatever JAX traces or plans with.
+PerLayer = Any
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +37,7 @@ class PrefixCache:
 
     k: PerLayer
     v: PerLayer
-    mask: AnyArray
+    mask: Any
 
 
 @jax.tree_util.register_dataclass

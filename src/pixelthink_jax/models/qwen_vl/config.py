@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass
 
+from pixelthink_jax.errors import InputError
+
+
+def _divides(name: str, value: int, divisor: int, divisor_name: str) -> None:
+    if divisor < 1 or value < 1 or value % divisor:
+        raise InputError(f"{name} = {value}: must be a positive multiple of {divisor_name} = {divisor}")
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -38,6 +45,15 @@ class VisionConfig:
     tokens_per_second: int = 2
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that do not fit one another."""
+        _divides("vision hidden_size", self.hidden_size, 4 * self.num_heads, "4 * num_heads")
+        if self.window_tokens < 1:
+            side = self.patch_size * self.spatial_merge_size
+            raise InputError(
+                f"vision window_size = {self.window_size}: must be at least one token, {side} pixels"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -89,6 +105,15 @@ class TextConfig:
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 128000
 
+    def __post_init__(self) -> None:
+        """Refuses sizes that do not fit one another."""
+        _divides("hidden_size", self.hidden_size, 2 * self.num_heads, "2 * num_heads")
+        _divides("num_heads", self.num_heads, self.num_kv_heads, "num_key_value_heads")
+        if sum(self.mrope_section) != self.head_dim // 2:
+            raise InputError(
+                f"mrope_section = {self.mrope_section}: must sum to half a head, {self.head_dim // 2} frequencies"
+            )
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
@@ -126,3 +151,11 @@ class QwenVLConfig:
     pad_token_id: int | None = None
     initializer_range: float = 0.02
     dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        """Refuses a tower that does not fit the text model."""
+        if self.vision.out_hidden_size != self.text.hidden_size:
+            raise InputError(
+                f"vision out_hidden_size = {self.vision.out_hidden_size}: must equal the text hidden_size, "
+                f"{self.text.hidden_size}"
+            )

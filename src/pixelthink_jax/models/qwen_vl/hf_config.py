@@ -72,6 +72,7 @@ _VISION = {
     "fullatt_block_indexes": ("full_attention_blocks", (7, 15, 23, 31)),
     "tokens_per_second": ("tokens_per_second", 4),
 }
+_KINDS = {"rms_norm_eps": float, "fullatt_block_indexes": tuple}
 _TOP = {
     "image_token_id": 151655,
     "video_token_id": 151656,
@@ -89,16 +90,17 @@ class _Fields:
             raise InputError(f"{where}: expected an object, got {values!r}; use the model's own config.json")
         self._left, self._where = dict(values), where
 
-    def take(self, name: str, default: Any = REQUIRED) -> Any:
-        """The field's value, lists as tuples; a null counts as absent."""
+    def take(self, name: str, default: Any = REQUIRED, kind: type | None = None) -> Any:
+        """The field's value, lists as tuples; a null counts as absent. The kind is that of the default, if any."""
         value = self._left.pop(name, None)
         if value is None:
             if default is REQUIRED:
                 raise InputError(f"{self._where}: field {name} is missing; use the model's own config.json")
             return default
         value = tuple(value) if isinstance(value, list) else value
-        if default is not REQUIRED and default is not None and not _same_kind(value, default):
-            raise self.error(name, value, f"a value like {default!r}")
+        kind = kind or (None if default is REQUIRED or default is None else type(default))
+        if kind and not _is_a(value, kind):
+            raise self.error(name, value, {int: "a whole number", float: "a number"}.get(kind, kind.__name__))
         return value
 
     def expect(self, name: str, *allowed: Any) -> None:
@@ -125,10 +127,10 @@ class _Fields:
             )
 
 
-def _same_kind(value: Any, default: Any) -> bool:
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(default)
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is tuple:
+        return isinstance(value, tuple) and all(type(item) in (int, str) for item in value)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _common(fields: _Fields) -> None:
@@ -150,7 +152,7 @@ def _rope(fields: _Fields, *, kinds: tuple[str, ...], theta: float) -> tuple[flo
         rope.expect("type", *kinds)
         rope.expect("rope_type", *kinds)
         rope.expect("mrope_interleaved", False)
-        flat_theta, sections = rope.take("rope_theta", flat_theta), rope.take("mrope_section", None)
+        flat_theta, sections = rope.take("rope_theta", flat_theta), rope.take("mrope_section", None, tuple)
         rope.finish()
         fields.take("rope_scaling", None)
         return float(flat_theta), sections
@@ -158,28 +160,34 @@ def _rope(fields: _Fields, *, kinds: tuple[str, ...], theta: float) -> tuple[flo
 
 
 def _text(fields: _Fields) -> TextConfig:
-    values = {ours: fields.take(name, default) for name, (ours, default) in _TEXT.items()}
+    values = {
+        ours: fields.take(name, default, _KINDS.get(name, int)) for name, (ours, default) in _TEXT.items()
+    }
     values["num_kv_heads"] = fields.take("num_key_value_heads", values["num_heads"])
     values["rope_theta"], sections = _rope(fields, kinds=("mrope", "default"), theta=1000000.0)
     layer_types = fields.take("layer_types", ("full_attention",))
     if set(layer_types) != {"full_attention"}:
         raise fields.error("layer_types", sorted(set(layer_types)), "'full_attention' only")
-    fields.expect("head_dim", values["hidden_size"] // values["num_heads"])
     fields.expect("model_type", "qwen2_5_vl_text", MODEL_TYPE)
     _common(fields)
-    return TextConfig(**values, mrope_section=sections or (16, 24, 24))
+    config = TextConfig(**values, mrope_section=sections or (16, 24, 24))
+    fields.expect("head_dim", config.head_dim)
+    return config
 
 
 def _vision(fields: _Fields) -> VisionConfig:
-    values = {ours: fields.take(name, default) for name, (ours, default) in _VISION.items()}
+    values = {
+        ours: fields.take(name, default, _KINDS.get(name, int)) for name, (ours, default) in _VISION.items()
+    }
     values["in_channels"] = fields.take("in_channels", fields.take("in_chans", 3))
     values["rope_theta"], _ = _rope(fields, kinds=("axial",), theta=10000.0)
-    fields.expect("head_dim", values["hidden_size"] // values["num_heads"])
     fields.expect("model_type", "qwen2_5_vl_vision", MODEL_TYPE)
     for name in ("initializer_range", "dtype", "torch_dtype", *_TOKENS, "tie_word_embeddings"):
         fields.take(name, None)
     _common(fields)
-    return VisionConfig(**values)
+    config = VisionConfig(**values)
+    fields.expect("head_dim", config.head_dim)
+    return config
 
 
 def config_from_hf(values: Mapping[str, Any], *, where: str = "config.json") -> QwenVLConfig:
@@ -202,26 +210,30 @@ def config_from_hf(values: Mapping[str, Any], *, where: str = "config.json") -> 
     vision = _Fields(top.take("vision_config"), f"{where}: vision_config")
     nested = top.take("text_config", None)
     text = top if nested is None else _Fields(nested, f"{where}: text_config")
-    parts = {"vision": _vision(vision), "text": _text(text)}
-    ids = {name: top.take(name, default) for name, default in _TOP.items()}
-    ids |= {name: text.take(name, None) for name in _TOKENS}
-    if nested is not None:
-        ids = {name: top.take(name, ids.get(name)) for name in (*_TOP, *_TOKENS)} | {k: ids[k] for k in _TOP}
-        _common(top)
-    tied = [
-        fields.take("tie_word_embeddings", False)
-        for fields in ((top, text) if nested is not None else (top,))
-    ]
-    config = QwenVLConfig(
-        **parts,
-        **ids,
-        tie_word_embeddings=any(tied),
-        initializer_range=float(text.take("initializer_range", 0.02)),
-        dtype=_dtype(top, text),
-    )
+    try:
+        config = _assemble(top, text, vision, nested=nested is not None)
+    except InputError as error:
+        raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
     for fields in (top, text, vision):
         fields.finish()
     return config
+
+
+def _assemble(top: _Fields, text: _Fields, vision: _Fields, *, nested: bool) -> QwenVLConfig:
+    parts = {"vision": _vision(vision), "text": _text(text)}
+    ids = {name: top.take(name, default) for name, default in _TOP.items()}
+    ids |= {name: text.take(name, None) for name in _TOKENS}
+    initializer_range = float(text.take("initializer_range", 0.02))
+    tied = text.take("tie_word_embeddings", False)
+    if nested:
+        # The outer object wins where both speak, as in transformers; files saved before 5.0 tie in the inner one.
+        ids |= {name: top.take(name, ids[name]) for name in _TOKENS}
+        tied = top.take("tie_word_embeddings", False) or tied
+        top.take("initializer_range", None)
+        _common(top)
+    return QwenVLConfig(
+        **parts, **ids, tie_word_embeddings=tied, initializer_range=initializer_range, dtype=_dtype(top, text)
+    )
 
 
 def _dtype(top: _Fields, text: _Fields) -> str:

@@ -13,14 +13,13 @@ Source: transformers `get_vision_window_index`; same partition, another order of
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl.config import VisionConfig
-
-Array = np.ndarray | jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -39,10 +38,10 @@ class VisionLayout:
         windows: Runs of equal windows in order: (number of windows, patches in each).
     """
 
-    order: Array
-    positions: Array
-    mask: Array | None
-    restore: Array
+    order: Any
+    positions: Any
+    mask: Any
+    restore: Any
     windows: tuple[tuple[int, int], ...] = field(metadata={"static": True})
 
 

@@ -1,9 +1,9 @@
 """SAM2 checkpoints: Hugging Face folders both ways, and files with the original names.
 
-    folder with config.json and safetensors      transformers' names, or the original ones
-    folder with one original .pt, or the file    read by `torch_zip`; the size is recognised by its tensors, unless
-                                                 a config.json lies beside it
-    one .safetensors file                        the same, of either naming
+folder with config.json and safetensors      transformers' names, or the original ones
+folder with one original .pt, or the file    read by `torch_zip`; the size is recognised by its tensors, unless
+a config.json lies beside it
+one .safetensors file                        the same, of either naming
 """
 
 import json

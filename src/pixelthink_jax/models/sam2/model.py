@@ -28,6 +28,8 @@ from pixelthink_jax.models.sam2.prompt_encoder import (
 
 Params = dict[str, Any]
 
+_SMALL = ("pos_embed", "pos_embed_window", "no_memory_embedding")
+
 
 @struct.dataclass
 class ImageFeatures:
@@ -48,9 +50,9 @@ def abstract_params(config: Sam2Config) -> Params:
 
 
 def init_params(config: Sam2Config, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """Random parameters: kernels scaled by their fan-in, norms one, biases zero, embeddings normal 0.02.
+    """Random parameters: kernels scaled by their fan-in, norms one, biases zero, embeddings normal 1.
 
-    The Fourier frequencies are normal 1 and the same for the image and the prompts, though the file holds both.
+    The Fourier frequencies are the same for the image and the prompts, though the file holds both.
     """
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params(config))
     keys = jax.random.split(key, len(leaves))
@@ -141,7 +143,8 @@ def _draw(name: str, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
     if "kernel" in name:
         fan_in = shape[-2] if name == "transpose_kernel" else math.prod(shape[:-1])
         return jax.random.truncated_normal(key, -2.0, 2.0, shape) * fan_in**-0.5
-    return jax.random.normal(key, shape) * (1.0 if name == "positional_embedding" else 0.02)
+    # Tokens as large as the Fourier features they are added to, as the original draws them; maps start small.
+    return jax.random.normal(key, shape) * (0.02 if name in _SMALL else 1.0)
 
 
 def _init_modules(config: Sam2Config) -> Params:

@@ -1,0 +1,7 @@
+"""How fast generation and encoding are here and now: warm, interleaved with a rival, medians."""
+
+from pixelthink_jax.bench.encoding import measure_encoding
+from pixelthink_jax.bench.generation import measure_generation
+from pixelthink_jax.bench.timing import Measurement
+
+__all__ = ["Measurement", "measure_encoding", "measure_generation"]

@@ -1,0 +1,170 @@
+"""Pieces of an evaluation report: measures by level with intervals, bars, and answers pictured against the truth."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from scipy.ndimage import binary_dilation
+
+from pixelthink_jax.evaluation.html import Html, image, join, table, tag
+from pixelthink_jax.evaluation.metrics import mask_iou
+from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.summary import Estimate, LevelSummary
+from pixelthink_jax.segmentation import draw_overlay
+from pixelthink_jax.types import Answer, Example, Segmentation
+
+TRUTH_COLOUR = (255, 255, 255)
+
+# Measure, heading, and whether it is a share.
+_COLUMNS = (
+    ("giou", "gIoU", True),
+    ("ciou", "cIoU", True),
+    ("valid", "valid answers", True),
+    ("box_accuracy", "box IoU > 0.5", True),
+    ("words", "words of thought", False),
+    ("words_median", "median words", False),
+    ("tokens", "tokens of thought", False),
+    ("completion_tokens", "tokens in all", False),
+)
+_TILES = ("giou", "ciou", "valid", "words")
+
+
+def level_table(summaries: dict[str, LevelSummary]) -> Html:
+    """Every measure by level, with its 95 % interval below it."""
+    header = ["level", "n", *(heading for _, heading, _ in _COLUMNS)]
+    rows = [
+        [level, found.n, *(_cell(getattr(found, name), share) for name, _, share in _COLUMNS)]
+        for level, found in summaries.items()
+    ]
+    return table(header, rows)
+
+
+def tiles(found: LevelSummary) -> Html:
+    """The four numbers to look at first."""
+    shown = [(heading, getattr(found, name), share) for name, heading, share in _COLUMNS if name in _TILES]
+    return tag(
+        "div", *(tag("div", tag("b", _value(e, s)), h, kind="tile") for h, e, s in shown if e), kind="tiles"
+    )
+
+
+def bars(summaries: dict[str, LevelSummary], measure: str, *, limit: float | None = None) -> Html:
+    """One bar for each level, with its interval as a line.
+
+    Args:
+        summaries: By level.
+        measure: A field of `LevelSummary` that holds an estimate.
+        limit: Right end of the scale; None is the largest upper bound.
+    """
+    share = {name: share for name, _, share in _COLUMNS}[measure]
+    found = {level: getattr(summary, measure) for level, summary in summaries.items()}
+    found = {level: estimate for level, estimate in found.items() if estimate is not None}
+    end = limit or max((estimate.high for estimate in found.values()), default=0) or 1.0
+    return table(["level", "", ""], [[level, _bar(e, end), _value(e, share)] for level, e in found.items()])
+
+
+def failure_table(rows: Sequence[Row]) -> Html:
+    """How often each cause made a completion invalid, and how many ran into the token limit."""
+    causes = Counter(row.failure for row in rows if row.failure)
+    cut = sum(row.finish_reason == "length" for row in rows)
+    counts = [*causes.most_common(), ("stopped by the token limit", cut), ("completions in all", len(rows))]
+    return table(["cause", "completions"], counts)
+
+
+def answer_card(
+    example: Example, result: Segmentation, *, width: int, note: str = "", large: bool = False
+) -> Html:
+    """A figure of one answer: the picture, the question, the thought, and what came of it.
+
+    Args:
+        example: The question with its truth.
+        result: The answer.
+        width: Of the picture, in pixels.
+        note: Words before the question.
+        large: Over the whole width of the page.
+    """
+    picture = answer_picture(example.image, result, example.mask, width=width)
+    iou = None if example.mask is None else mask_iou(result.mask, example.mask)
+    facts = [
+        example.level,
+        None if iou is None else f"mask IoU {iou:.2f}",
+        f"{len(result.thinking.split())} words, {len(result.completion.token_ids)} tokens",
+        f"uncertainty {result.completion.uncertainty:.2f}",
+        f"{result.seconds['total']:.1f} s" if "total" in result.seconds else None,
+        result.answer_error,
+    ]
+    caption = tag(
+        "figcaption",
+        tag("span", note, kind="soft") if note else "",
+        tag("div", tag("b", result.query)),
+        tag("blockquote", result.thinking or "(no thought)"),
+        tag("div", " · ".join(str(fact) for fact in facts if fact), kind="soft"),
+    )
+    return tag(
+        "figure", image(picture, alt=f"answer to: {result.query}"), caption, kind="large" if large else None
+    )
+
+
+def answer_picture(
+    pixels: UInt8[np.ndarray, "H W 3"],
+    result: Segmentation,
+    truth: Bool[np.ndarray, "H W"] | None,
+    *,
+    width: int,
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """Mask, box and points over the image, drawn at the size shown, with the truth outlined in white."""
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
+    shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    scale = (width / pixels.shape[1], height / pixels.shape[0])
+    mask = _resized_mask(result.mask, (width, height))
+    answer = None if result.answer is None else _scaled(result.answer, scale)
+    picture = draw_overlay(shown, dataclasses.replace(result, mask=mask, answer=answer))
+    if truth is not None:
+        wanted = _resized_mask(truth, (width, height))
+        line = max(1, round(max(width, height) / 300))
+        picture[binary_dilation(wanted, iterations=line) & ~wanted] = TRUTH_COLOUR
+    return picture
+
+
+def legend() -> Html:
+    """What the colours of `answer_picture` mean."""
+    return tag(
+        "p",
+        "Red: the mask drawn. Green: the box, yellow: the two points the policy gave. White line: the true mask.",
+        kind="soft",
+    )
+
+
+def _cell(estimate: Estimate | None, share: bool) -> object:
+    if estimate is None:
+        return "-"
+    low, high = (_number(bound, share) for bound in (estimate.low, estimate.high))
+    return join([_value(estimate, share), tag("small", f"{low} to {high}")])
+
+
+def _value(estimate: Estimate, share: bool) -> str:
+    return _number(estimate.value, share) + (" %" if share else "")
+
+
+def _number(value: float, share: bool) -> str:
+    return f"{100 * value:.1f}" if share else f"{value:.1f}"
+
+
+def _bar(estimate: Estimate, end: float) -> Html:
+    value, low, high = (100 * min(x / end, 1.0) for x in (estimate.value, estimate.low, estimate.high))
+    filled = tag("i", style=f"width:{value:.1f}%")
+    whisker = tag("u", style=f"left:{low:.1f}%;width:{max(high - low, 0.4):.1f}%")
+    return tag("div", filled, whisker, kind="track")
+
+
+def _scaled(answer: Answer, scale: tuple[float, float]) -> Answer:
+    fx, fy = scale
+    x1, y1, x2, y2 = answer.box_xyxy
+    (ax, ay), (bx, by) = answer.points_xy
+    return Answer((x1 * fx, y1 * fy, x2 * fx, y2 * fy), ((ax * fx, ay * fy), (bx * fx, by * fy)))
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), bool)

@@ -1,0 +1,103 @@
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.checkpoints import Checkpoints
+
+
+def make_state(step: int) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+    return {
+        "kernel": jnp.asarray(rng.normal(size=(3, 5)), jnp.float32),
+        "half": (jnp.asarray(rng.normal(size=7), jnp.bfloat16), None),
+        "step": jnp.int32(step),
+    }
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_the_newest_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path / "run", every=2)
+    assert first.latest_step() is None
+    for step in range(1, 8):
+        first.save(step, make_state(step), {"position": {"chunk": [step, {"a": None}]}, "rate": 0.1})
+    first.close()
+    second = Checkpoints(tmp_path / "run", every=2)
+    assert second.latest_step() == 6
+    step, state, extra = second.restore(make_state(0))
+    assert step == 6
+    assert_same(state, make_state(6))
+    assert extra == {"position": {"chunk": [6, {"a": None}]}, "rate": 0.1}
+    kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [4, 6]
+    second.save(7, make_state(7), {}, force=True)
+    second.save(7, make_state(8), {}, force=True)  # a step is saved once
+    second.close()
+    third = Checkpoints(tmp_path / "run", every=2)
+    assert_same(third.restore(make_state(0))[1], make_state(7))
+    third.close()
+
+
+def test_a_save_cut_by_a_kill_is_not_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, make_state(1), {})
+    checkpoints.close()
+    whole = tmp_path / "checkpoints" / "1"
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
+    assert whole.is_dir()
+    again = Checkpoints(tmp_path, every=1)
+    assert again.restore(make_state(0))[0] == 1
+    again.save(2, make_state(2), {})
+    again.close()
+    last = Checkpoints(tmp_path, every=1)
+    assert_same(last.restore(make_state(0))[1], make_state(2))
+    last.close()
+
+
+def test_arrays_may_be_donated_while_the_save_goes_on(tmp_path: Path) -> None:
+    @partial(jax.jit, donate_argnums=0)
+    def update(state: jax.Array) -> jax.Array:
+        return state * 1.5 + 1
+
+    state = jnp.arange(3_000_000, dtype=jnp.float32)
+    before = np.array(state)
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, {"w": state}, {})
+    for _ in range(5):
+        state = update(state)
+    state.block_until_ready()
+    checkpoints.close()
+    again = Checkpoints(tmp_path, every=1)
+    _, restored, _ = again.restore({"w": state})
+    again.close()
+    np.testing.assert_array_equal(np.asarray(restored["w"]), before)
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "extra"])
+def test_a_state_of_another_model_is_refused(tmp_path: Path, change: str) -> None:
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, make_state(1), {})
+    checkpoints.close()
+    like = make_state(0)
+    if change == "shape":
+        like["kernel"] = jnp.zeros((3, 6))
+    elif change == "missing":
+        del like["kernel"]
+    else:
+        like["bias"] = jnp.zeros(2)
+    again = Checkpoints(tmp_path, every=1)
+    with pytest.raises(InputError, match="does not fit this run's model") as caught:
+        again.restore(like)
+    assert "\n" not in str(caught.value)
+    again.close()

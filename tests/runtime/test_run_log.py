@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pixelthink_jax.runtime.run_log import RunLog, read_log
+
+
+def write_steps(folder: Path, first: int, last: int, *, resume_step: int = 0) -> None:
+    log = RunLog(folder, resume_step=resume_step)
+    for step in range(first, last + 1):
+        log.write(step, {"loss": 1 / step})
+    log.close()
+
+
+def test_rows_are_on_disk_when_write_returns(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "new" / "run")
+    log.write(3, {"loss": 0.25, "tokens": 7.0})
+    assert read_log(tmp_path / "new" / "run") == [{"step": 3, "loss": 0.25, "tokens": 7.0}]
+    log.close()
+    assert list((tmp_path / "new" / "run").glob("events.out.tfevents.*"))
+
+
+def test_a_resumed_log_is_cut_back(tmp_path: Path) -> None:
+    write_steps(tmp_path, 1, 7)
+    write_steps(tmp_path, 5, 9, resume_step=4)
+    assert [row["step"] for row in read_log(tmp_path)] == list(range(1, 10))
+
+
+def test_a_log_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
+    write_steps(tmp_path, 1, 7)
+    write_steps(tmp_path, 1, 2)
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("partial", ['{"step": 5, "lo', '{"step": 5, "loss": 0.2}', "{"])
+def test_a_last_line_cut_by_a_kill(tmp_path: Path, partial: str) -> None:
+    write_steps(tmp_path, 1, 4)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(partial)
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 4]
+    write_steps(tmp_path, 5, 6, resume_step=4)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_no_log_has_no_rows(tmp_path: Path) -> None:
+    assert read_log(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert read_log(tmp_path) == []

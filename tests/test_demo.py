@@ -1,0 +1,119 @@
+"""The demonstration from end to end on random models, and the page it writes."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelthink_jax import cli
+from pixelthink_jax.demo import SPLIT, DemoConfig, demo_page, first_of_each_level, photograph, run_demo
+from pixelthink_jax.errors import InputError
+from tests.evaluation.test_report import HOSTILE, Reader
+from tests.evaluation.tiny import tiny_policy, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> DemoConfig:
+    folder = tmp_path_factory.mktemp("demo")
+    tiny_policy().export(folder / "policy")
+    tiny_segmenter().export(folder / "segmenter")
+    return DemoConfig(
+        out=folder / "out",
+        scenes=3,
+        pictures=1,
+        policy=folder / "policy",
+        segmenter=folder / "segmenter",
+        max_new_tokens=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(config):
+    seen = []
+    found = run_demo(config, on_progress=lambda *row: seen.append(row))
+    assert seen[-1] == ("evaluation", 3, 3) and ("pictures", 4, 4) in seen
+    return found
+
+
+def test_the_report_stands_alone(demo, config):
+    read = Reader(demo.report.read_text(encoding="utf-8"))
+    assert read.tags.count("img") == 4 and not {"script", "link", "iframe"} & set(read.tags)
+    sources = [value for name, value in read.attributes if name in ("src", "href")]
+    assert all(value.startswith("data:image/png;base64,") for value in sources)
+    assert all(example.query in read.text for example, _ in demo.shown)
+    assert (
+        "3 held-out scenes" in read.text
+        and "95 % interval" in read.text
+        and "1600 x 1200 pixels" in read.text
+    )
+    assert not re.search(r"https?://", read.text)
+
+
+def test_the_numbers_lie_beside_it(demo, config):
+    assert sorted(path.name for path in config.out.iterdir()) == [
+        "photograph.png",
+        "report.html",
+        "rows_free.jsonl",
+        "summary.json",
+        "table.md",
+    ]
+    assert json.loads((config.out / "summary.json").read_text())["styles"]["free"]["all"]["n"] == 3
+    with Image.open(demo.photograph) as picture:
+        assert picture.size == (1600, 1200)
+        assert np.array_equal(np.asarray(picture), demo.shown[-1][0].image)
+
+
+def test_whatever_the_models_say_stays_text(demo, config):
+    shown = tuple(
+        (
+            replace(example, query=HOSTILE),
+            replace(result, query=HOSTILE, thinking=HOSTILE, answer_error=HOSTILE),
+        )
+        for example, result in demo.shown
+    )
+    rows = {"free": [replace(row, failure=HOSTILE) for row in demo.table.rows["free"]]}
+    read = Reader(demo_page(replace(demo, shown=shown, table=replace(demo.table, rows=rows)), config))
+    assert "script" not in read.tags and read.tags.count("img") == 4
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+    assert read.text.count("<script>alert(1)</script>") >= 3 * len(shown) + 1
+
+
+def test_scenes_are_shown_in_order_of_level_and_not_chosen():
+    levels = [example.level for example in first_of_each_level(2)]
+    assert levels == ["easy", "easy", "medium", "medium", "hard", "hard"]
+    assert first_of_each_level(1)[0].id == first_of_each_level(2)[0].id
+
+
+def test_the_photograph_is_a_scene_that_is_not_evaluated():
+    example = photograph(after=100)
+    assert (
+        example.image.shape == (1200, 1600, 3)
+        and example.mask is not None
+        and example.mask.shape == (1200, 1600)
+    )
+    assert example.id.startswith(f"{SPLIT}-") and int(example.id.rsplit("-", 1)[1]) >= 100
+
+
+def test_without_the_tiny_models_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pixelthink_jax.segmentation.loading.resources.files", lambda name: tmp_path)
+    assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "this installation has no such model" in captured.err
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("scenes", [0, 501])
+def test_scenes_within_the_split(scenes):
+    with pytest.raises(InputError, match="scenes must be 1 to 500"):
+        DemoConfig(out=Path("demo"), scenes=scenes)
+
+
+def test_the_command_prints_the_headline_and_the_place(config, demo, monkeypatch, capsys):
+    monkeypatch.setattr("pixelthink_jax.demo.run_demo", lambda config, on_progress: demo)
+    assert cli.main(["demo", "--out", str(config.out), "--scenes", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "level" in out and "gIoU" in out and str(demo.report.resolve()) in out
