@@ -120,7 +120,7 @@ class Policy:
             raise InputError("pixel_values and image_grid_thw: give both or neither")
         positions = qwen_vl.position_ids(input_ids, attention_mask, image_grid_thw, self.config)
         mask = attention_mask.astype(bool)
-        if pixel_values is None:
+        if pixel_values is None or image_grid_thw is None:
             return _logits(self.params, input_ids, positions, mask, None, None, self.config)
         layout = qwen_vl.vision_layout(np.asarray(image_grid_thw), self.config.vision)
         pixels, patches = np.asarray(pixel_values), int(np.prod(image_grid_thw, axis=1).sum())
@@ -228,11 +228,11 @@ class Policy:
 
     def _completion(self, rollout: RolloutBatch, uncertainty: np.ndarray, b: int, g: int) -> Completion:
         length = int(rollout.lengths[b, g])
-        tokens = rollout.tokens[b, g, :length]
+        tokens = np.asarray(rollout.tokens[b, g, :length])
         return Completion(
             text=self.processor.tokenizer.decode(tokens),
             token_ids=tokens,
-            logprobs=rollout.logprobs[b, g, :length],
+            logprobs=np.asarray(rollout.logprobs[b, g, :length]),
             uncertainty=float(uncertainty[b, g]),
             finish_reason="stop" if rollout.stopped[b, g] else "length",
         )

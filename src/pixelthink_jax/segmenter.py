@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class Segmenter:
         self._encoded: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> Self:
+    def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> "Segmenter":
         """Reads a Hugging Face Sam2 folder, or a checkpoint with the original names.
 
         Args:

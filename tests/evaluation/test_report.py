@@ -55,9 +55,8 @@ def test_every_text_is_escaped():
     assert "script" not in read.tags and read.tags.count("img") == 1
     assert not [name for name, _ in read.attributes if name.startswith("on")]
     assert [value for name, value in read.attributes if name == "src"][0].startswith("data:image/png;base64,")
-    assert (
-        read.text.count("<script>alert(1)</script>") == 8
-    )  # title, p, query, thought, cause, error, level, two cells - 1
+    # Title, p, note, question, thought, error, cause, level, heading and cell.
+    assert read.text.count("<script>alert(1)</script>") == 10
     text.encode("utf-8")
 
 

@@ -41,7 +41,7 @@ def exact_distribution(logits: np.ndarray, *, temperature: float, top_k: int, to
     ],
 )
 def test_frequencies(temperature: float, top_k: int, top_p: float) -> None:
-    b, g = 200, 100
+    b, g = 60, 100
     keys = row_keys(3, 0, jnp.arange(b), g)
     logits = jnp.broadcast_to(LOGITS, (b, g, len(LOGITS)))
     tokens, scaled = SAMPLE(

@@ -24,7 +24,7 @@ TEXTS = [
     "<think> red cup</think>\n<think></think><answer>",
 ] * 2
 PATCH, MERGE = 7, 2
-QUERIES = ("the red cup", "left of the blue cup near the green cup", "cup")
+QUERIES = ("the red cup", "left of the blue cup near the green cup", "near")
 SIZES = ((28, 42), (56, 28), (28, 42))
 
 

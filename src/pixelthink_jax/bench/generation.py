@@ -128,7 +128,8 @@ class Contestant:
         self._images = rng.integers(0, 256, (batch, image_side, image_side, 3), dtype=np.uint8)
         self._grids = np.tile(np.array([1, side, side], np.int32), (batch, 1))
         image = [model.vision_start_token_id, *[model.image_token_id] * (side**2 // vision.merge_unit)]
-        text = rng.integers(3, model.vision_start_token_id, (batch, TEXT_TOKENS))
+        plain = min(model.image_token_id, model.video_token_id, model.vision_start_token_id)
+        text = rng.integers(3, plain, (batch, TEXT_TOKENS))
         prompt = np.tile(np.array([*image, model.vision_end_token_id]), (batch, 1))
         self._ids = np.concatenate(
             [text[:, : TEXT_TOKENS // 2], prompt, text[:, TEXT_TOKENS // 2 :]], 1

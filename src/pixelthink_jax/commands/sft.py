@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
@@ -51,6 +52,6 @@ def main(args: Args) -> None:
     )
 
 
-def _settings(config: SftConfig) -> dict[str, object]:
+def _settings(config: SftConfig) -> dict[str, Any]:
     """The fields of a run config, without those of the command around it."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(SftConfig)}

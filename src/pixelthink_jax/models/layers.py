@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 AnyArray = Array | np.ndarray
 
 
-def along_last(vector: Float[Array, " d"], like: Float[Array, "*axes d"]) -> Float[Array, "*ones d"]:
+def along_last(vector: Float[Array, " d"], like: Float[Array, "*axes w"]) -> Float[Array, "*ones d"]:
     """Reshapes a vector so that it broadcasts against the last axis of `like` without rank promotion."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
 

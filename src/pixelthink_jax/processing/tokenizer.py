@@ -169,13 +169,6 @@ def _byte_letters() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-def _byte_letters() -> dict[str, int]:
-    """Byte of each letter of the byte-level alphabet (GPT-2's `bytes_to_unicode`, inverted)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
 def _load_backend(source: Path, settings: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
 

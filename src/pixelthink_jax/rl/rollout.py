@@ -273,12 +273,12 @@ def _grow(state: _State, room: int, rules: TokenRules) -> _State:
     extra = room - state.out.tokens.shape[-1]
     if extra == 0:
         return state
-    widen = lambda x, value=0: jnp.pad(x, ((0, 0), (0, 0), (0, extra)), constant_values=value)  # noqa: E731
+    widen = lambda x, value: jnp.pad(x, ((0, 0), (0, 0), (0, extra)), constant_values=value)  # noqa: E731
     out = dataclasses.replace(
         state.out,
         tokens=widen(state.out.tokens, rules.pad_id),
-        logprobs=widen(state.out.logprobs),
-        gaps=widen(state.out.gaps),
+        logprobs=widen(state.out.logprobs, 0),
+        gaps=widen(state.out.gaps, 0),
     )
     suffix = jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, extra), (0, 0)]), state.suffix)
     return dataclasses.replace(state, out=out, suffix=suffix)

@@ -5,6 +5,8 @@ top-k or top-p (method section 5: uncertainty is over the sampling distribution)
 at temperature 1. Nothing here sorts the vocabulary.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -29,7 +31,7 @@ def top_p_threshold(probs: Float[Array, "... v"], top_p: Float[Array, ""]) -> Fl
     [True, True, False, False]
     """
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) / 2
         enough = jnp.sum(jnp.where(probs >= middle, probs, 0.0), axis=-1, keepdims=True) >= top_p

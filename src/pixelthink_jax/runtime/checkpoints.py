@@ -43,6 +43,8 @@ class Checkpoints:
             InputError: The stored state belongs to another model or optimizer.
         """
         step = self._manager.latest_step()
+        if step is None:
+            raise ValueError(f"no checkpoint in {self._manager.directory}; ask latest_step() first")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore())
         try:

@@ -106,14 +106,14 @@ def answer_in_image(answer: Target, *, frame: tuple[int, int], image_size: tuple
     True
     """
     width, height = image_size
-    fx, fy = width / frame[0], height / frame[1]
-    left, top, right, bottom = (
-        value * factor for value, factor in zip(answer.box_xyxy, (fx, fy, fx, fy), strict=True)
-    )
+    across, down = frame
+    # Multiplied before divided: what is a whole pixel of the image stays one.
+    left, right = (x * width / across for x in answer.box_xyxy[::2])
+    top, bottom = (y * height / down for y in answer.box_xyxy[1::2])
     if right <= 0 or bottom <= 0 or left >= width or top >= height:
         return None
     box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    points = tuple(_on_image((x * fx, y * fy), image_size) for x, y in answer.points_xy)
+    points = tuple(_on_image((x * width / across, y * height / down), image_size) for x, y in answer.points_xy)
     return Target(box_xyxy=box, points_xy=points)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
+from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.logprobs import token_logprobs
 
@@ -59,7 +60,7 @@ def supervised_loss(
     images = qwen_vl.encode_images(params, pixels, batch.layout, config, remat=remat, unroll=unroll)
     embeds = qwen_vl.embed_prompt(params, batch.input_ids, images, config)
     hidden = qwen_vl.forward(params, embeds, batch.positions, batch.mask, config, remat=remat, unroll=unroll)
-    targets, mask = batch.input_ids[:, 1:], batch.loss_mask[:, 1:]
+    targets, mask = jnp.asarray(batch.input_ids)[:, 1:], jnp.asarray(batch.loss_mask)[:, 1:]
     logprobs, correct = token_logprobs(params, hidden[:, :-1], targets, config)
     tokens = jnp.maximum(mask.sum(), 1)
     loss = -jnp.sum(jnp.where(mask, logprobs, 0.0)) / tokens
@@ -72,7 +73,7 @@ def make_train_step(
     image_config: ImageConfig,
     optimizer: optax.GradientTransformation,
     *,
-    remat: str = "none",
+    remat: Remat = "none",
     unroll: bool = False,
     freeze_vision: bool = False,
 ) -> Any:
@@ -88,9 +89,14 @@ def make_train_step(
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         if freeze_vision:  # weight decay would still move what has no gradient
-            updates = {**updates, "vision": jax.tree.map(jnp.zeros_like, updates["vision"])}
+            updates = _still(updates)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.global_norm(grads)
         return TrainState(params, opt_state, state.step + 1), metrics
 
     return step
+
+
+def _still(updates: Any) -> Any:
+    """The updates without those of the vision tower."""
+    return {**updates, "vision": jax.tree.map(jnp.zeros_like, updates["vision"])}
