@@ -35,12 +35,15 @@ class TensorSource(Protocol):
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every tensor."""
+        ...
 
     def dtype(self, name: str) -> np.dtype:
         """Stored dtype of a tensor."""
+        ...
 
     def read(self, name: str, index: Index) -> np.ndarray:
         """The part of a tensor that `index` names; fewer slices than axes take the rest whole."""
+        ...
 
 
 class ArraySource:
@@ -166,11 +169,9 @@ def _weight_files(folder: Path) -> list[Path]:
         files = [folder / Path(name).name for name in sorted(set(weight_map.values()))]
     else:
         files = sorted(folder.glob("*.safetensors"))
-        counts = [re.fullmatch(r".*-of-(\d+)\.safetensors", path.name) for path in files]
-        if files and all(counts) and len(files) != int(counts[0].group(1)):
-            raise InputError(
-                f"{folder}: {len(files)} of {int(counts[0].group(1))} safetensors shards; fetch the others"
-            )
+        counts = [int(count) for path in files for count in re.findall(r"-of-(\d+)\.safetensors$", path.name)]
+        if len(counts) == len(files) and any(count != len(files) for count in counts):
+            raise InputError(f"{folder}: {len(files)} of {counts[0]} safetensors shards; fetch the others")
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise InputError(

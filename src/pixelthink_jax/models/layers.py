@@ -4,6 +4,9 @@ Parameters are stored in any floating dtype and cast to the activations' dtype w
 layer scan, so that no second copy of the model is ever made. Kernels are `[in, out]`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,11 @@ from jaxtyping import Array, Float
 
 # Positions, masks and token ids come from the host as often as from the device.
 AnyArray = Array | np.ndarray
+
+
+def apply(module: nn.Module, params: Mapping[str, Any], *args: Any, method: str | None = None) -> Any:
+    """Runs an unbound module, or one of its methods, on a tree of parameters."""
+    return module.apply({"params": params}, *args, method=method)
 
 
 def along_last(vector: Float[Array, " d"], like: Float[Array, "*axes w"]) -> Float[Array, "*ones d"]:

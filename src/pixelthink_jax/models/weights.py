@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def _read_part(source: TensorSource, spec: TensorSpec, index: Index) -> np.ndarr
 
 
 def _read_leaf(
-    source: TensorSource, specs: Sequence[TensorSpec], dtype: np.dtype, index: Index, shape: tuple[int, ...]
+    source: TensorSource, specs: Sequence[TensorSpec], dtype: np.dtype, shape: tuple[int, ...], index: Index
 ) -> np.ndarray:
     """One shard of a leaf: the tensor's part, or the parts of the layers the shard holds."""
     bounds = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
@@ -212,6 +213,25 @@ def leaf_shape(group: Sequence[TensorSpec]) -> tuple[int, ...]:
     return stack + group[0].tree_shape
 
 
+def _place(
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Callable[[Index], np.ndarray]
+) -> jax.Array:
+    """An array of this process's shards, each read once and handed to every device that holds it.
+
+    `jax.make_array_from_callback` would first collect the parts of all devices on the host.
+    """
+    devices: dict[str, tuple[Index, list[jax.Device]]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        index = index if index is not None else (slice(None),) * len(shape)
+        devices.setdefault(str(index), (index, []))[1].append(device)
+    shards = []
+    for index, holders in devices.values():
+        part = read(index)
+        kinds = [jax.sharding.SingleDeviceSharding(d, memory_kind=sharding.memory_kind) for d in holders]
+        shards += [jax.device_put(part, kind) for kind in kinds]
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
 def read_params(
     source: TensorSource,
     specs: Sequence[TensorSpec],
@@ -237,26 +257,14 @@ def read_params(
         InputError: See `check_tensors`.
     """
     check_tensors(source, specs, ignore=ignore)
-    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     params: dict[str, Any] = {}
     for path, group in group_by_leaf(specs).items():
         shape = leaf_shape(group)
-        stored = (
-            np.result_type(*{source.dtype(spec.name) for spec in group})
-            if dtype is None
-            else jnp.dtype(dtype)
-        )
-        read: dict[str, np.ndarray] = {}
-
-        def shard(index: Index, group=group, stored=stored, shape=shape, read=read) -> np.ndarray:
-            # Replicas ask for the same part once a device.
-            key = str(index)
-            if key not in read:
-                read[key] = _read_leaf(source, group, stored, index, shape)
-            return read[key]
-
+        names = {source.dtype(spec.name) for spec in group}
+        kept = jnp.result_type(*names) if dtype is None else jnp.dtype(dtype)
         sharding = sharding_for(path, shape) if sharding_for else one_device
-        _set(params, path, jax.make_array_from_callback(shape, sharding, shard))
+        _set(params, path, _place(shape, sharding, partial(_read_leaf, source, group, kept, shape)))
     return params
 
 

@@ -66,7 +66,7 @@ def unstack_layers(params: Params) -> Params:
     return {**params, "text": {**params["text"], "blocks": layers}}
 
 
-def _layers(blocks: object, *others: PerLayer) -> object:
+def _layers(blocks: Any, *others: PerLayer) -> Any:
     """Zips blocks and caches for `run_layers`: a tuple of stacks, or a list of per-layer tuples."""
     if not isinstance(blocks, tuple):
         return blocks, *others
@@ -158,7 +158,7 @@ def decode_step(
             cache, new.swapaxes(2, 3).astype(cache.dtype), step, axis=3
         )
         own = write(suffix_kv[0], k), write(suffix_kv[1], v)
-        attended = attend_prefix_suffix(q, *prefix_kv, prefix.mask, *own, seen)
+        attended = attend_prefix_suffix(q, prefix_kv[0], prefix_kv[1], prefix.mask, own[0], own[1], seen)
         return fns.merge(layer, x, attended), own
 
     blocks = params["text"]["blocks"]

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.layers import AnyArray, RMSNorm
+from pixelthink_jax.models.layers import AnyArray, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.rope import text_rope
 from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, Remat, causal_mask, run_layers
@@ -56,7 +56,7 @@ def embed_prompt(
 def final_norm(params: Params, x: Float[Array, "*axes d"], config: QwenVLConfig) -> Float[Array, "*axes d"]:
     """The normalisation after the last block."""
     norm = RMSNorm(config.text.rms_norm_eps, parent=None)
-    return norm.apply({"params": params["text"]["final_norm"]}, x)
+    return apply(norm, params["text"]["final_norm"], x)
 
 
 def forward(

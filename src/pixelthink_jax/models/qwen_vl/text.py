@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm
+from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import TextConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate
 
@@ -77,11 +77,11 @@ class LayerFns:
 
     def project(self, layer: Params, x: jax.Array, cos_sin: CosSin) -> tuple[jax.Array, jax.Array, jax.Array]:
         """See `Block.project`."""
-        return self._block.apply({"params": layer}, x, cos_sin, method="project")
+        return apply(self._block, layer, x, cos_sin, method="project")
 
     def merge(self, layer: Params, x: jax.Array, attended: jax.Array) -> jax.Array:
         """See `Block.merge`."""
-        return self._block.apply({"params": layer}, x, attended, method="merge")
+        return apply(self._block, layer, x, attended, method="merge")
 
 
 def run_layers(
@@ -111,4 +111,4 @@ def run_layers(
 def causal_mask(mask: Bool[AnyArray, "b t"]) -> Bool[Array, "b t t"]:
     """Turns padding truth `[b, t]` into `[b, t, t]`: real keys up to and including the query."""
     t = mask.shape[1]
-    return mask[:, None, :] & jnp.tri(t, dtype=bool)[None]
+    return jnp.asarray(mask)[:, None, :] & jnp.tri(t, dtype=bool)[None]

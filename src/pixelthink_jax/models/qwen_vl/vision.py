@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm
+from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, VisionConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate, vision_rope
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout
@@ -125,7 +125,7 @@ def run_blocks(
 
     def runs(is_full: bool) -> Callable[[jax.Array, Params], tuple[jax.Array, None]]:
         def body(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
-            return block.apply({"params": layer}, x, cos_sin, full if is_full else windowed), None
+            return apply(block, layer, x, cos_sin, full if is_full else windowed), None
 
         return jax.checkpoint(body, prevent_cse=False) if remat == "full" else body
 
@@ -168,7 +168,7 @@ def encode_images(
     x = pixel_values.astype(dtype or vision["patch_embed"]["kernel"].dtype)
     x = embed_patches(vision["patch_embed"], x, layout, config.vision)
     x = run_blocks(vision["blocks"], x, layout, config.vision, remat=remat, unroll=unroll)
-    tokens = PatchMerger(config.vision, parent=None).apply({"params": vision["merger"]}, x)
+    tokens = apply(PatchMerger(config.vision, parent=None), vision["merger"], x)
     return (
         tokens.reshape(-1, tokens.shape[-1])
         .at[layout.restore]
