@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pixelthink_jax import cli
+from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.demo import SPLIT, DemoConfig, demo_page, first_of_each_level, photograph, run_demo
 from pixelthink_jax.errors import InputError
 from tests.evaluation.test_report import HOSTILE, Reader
@@ -83,9 +84,13 @@ def test_whatever_the_models_say_stays_text(demo, config):
 
 
 def test_scenes_are_shown_in_order_of_level_and_not_chosen():
-    levels = [example.level for example in first_of_each_level(2)]
-    assert levels == ["easy", "easy", "medium", "medium", "hard", "hard"]
-    assert first_of_each_level(1)[0].id == first_of_each_level(2)[0].id
+    examples = first_of_each_level(2)
+    assert [example.level for example in examples] == ["easy", "easy", "medium", "medium", "hard", "hard"]
+    world = ShapeReason(SPLIT)
+    last = max(int(example.id.rsplit("-", 1)[1]) for example in examples)
+    for level in ("easy", "medium", "hard"):
+        matching = [row.id for row in (world[i] for i in range(last + 1)) if row.level == level]
+        assert matching[:2] == [example.id for example in examples if example.level == level]
 
 
 def test_the_photograph_is_a_scene_that_is_not_evaluated():

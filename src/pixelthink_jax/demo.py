@@ -8,7 +8,7 @@ test split, which no training run reads.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,13 +147,12 @@ def _evaluate(policy: Policy, segmenter: Segmenter, config: DemoConfig, say: Pro
 
 def first_of_each_level(count: int) -> list[Example]:
     """The first test scenes of each level, easiest first."""
-    world = ShapeReason(SPLIT)
-    return [example for level in LEVELS for example in _first(world, level, count)]
-
-
-def _first(world: ShapeReason, level: str, count: int) -> Iterator[Example]:
-    matching = (example for example in world if example.level == level)
-    return (next(matching) for _ in range(count))
+    found: dict[str | None, list[Example]] = {level: [] for level in LEVELS}
+    examples = iter(ShapeReason(SPLIT))
+    while any(len(of_level) < count for of_level in found.values()):
+        example = next(examples)
+        found[example.level].append(example)
+    return [example for of_level in found.values() for example in of_level[:count]]
 
 
 def photograph(after: int) -> Example:

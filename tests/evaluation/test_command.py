@@ -52,7 +52,7 @@ def test_a_file_and_flags_over_it(tmp_path, models, capsys):
         ({"policy": "nowhere"}, "model nowhere: no such folder"),
         ({"polcy": "x"}, "unknown key 'polcy'; did you mean 'policy'?"),
         ({"styles": "[quick]"}, "styles[0]: got 'quick', expected one of 'free'"),
-        ({"data": "{name: shapereason, split: tset}"}, "tset"),
+        ({"data": "{name: shapereason, split: tset}"}, "data.split: got 'tset', expected one of train"),
         ({"data": "{name: jsonl, path: none.jsonl}"}, "none.jsonl: no such file"),
     ],
 )

@@ -22,6 +22,7 @@ SMALL = QwenVLConfig(
         num_kv_heads=2,
         mrope_section=(2, 3, 3),
         rope_theta=5000.0,
+        rms_norm_eps=0.01,
         max_position_embeddings=512,
     ),
     vision=VisionConfig(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pixelthink_jax.data.shapes import SPLIT_SIZES
 from pixelthink_jax.errors import InputError
 
 Style = Literal["free", "none", "short", "medium", "long"]
@@ -28,6 +29,8 @@ class EvalDataConfig:
     def __post_init__(self) -> None:
         if self.name != "shapereason" and not self.path:
             raise InputError(f"data: {self.name} needs a path")
+        if self.name == "shapereason" and self.split not in SPLIT_SIZES:
+            raise InputError(f"data.split: got {self.split!r}, expected one of {', '.join(SPLIT_SIZES)}")
         if self.examples is not None and self.examples < 1:
             raise InputError(f"data.examples must be at least 1, got {self.examples}; null uses all")
 

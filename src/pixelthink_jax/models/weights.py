@@ -220,7 +220,7 @@ def _place(
 
     `jax.make_array_from_callback` would first collect the parts of all devices on the host.
     """
-    devices: dict[str, tuple[Index, list[jax.Device]]] = {}
+    devices: dict[str, tuple[Index, list[Any]]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         index = index if index is not None else (slice(None),) * len(shape)
         devices.setdefault(str(index), (index, []))[1].append(device)

@@ -98,7 +98,7 @@ class Meter:
         """`every` is the number of steps in a row; the `last` step ends a row too."""
         self._every, self._last, self._pending, self._since = every, last, [], time.perf_counter()
 
-    def update(self, step: int, metrics: dict[str, jax.Array]) -> Metrics | None:
+    def update(self, step: int, metrics: dict[str, Any]) -> Metrics | None:
         """Adds one step; returns the averaged row when it is due."""
         self._pending.append(metrics)
         if step % self._every and step != self._last:

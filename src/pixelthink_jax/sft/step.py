@@ -91,7 +91,7 @@ def make_train_step(
         if freeze_vision:  # weight decay would still move what has no gradient
             updates = _still(updates)
         params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         return TrainState(params, opt_state, state.step + 1), metrics
 
     return step

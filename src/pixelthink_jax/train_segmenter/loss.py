@@ -40,7 +40,7 @@ def focal_loss(
 ) -> Float[Array, "*n"]:
     """Mean over pixels of `-(1 - p)^gamma log p`, `p` the probability of the true class.
 
-    >>> float(focal_loss(jnp.zeros((1, 1)), jnp.ones((1, 1)), 0.0).round(4))
+    >>> round(float(focal_loss(jnp.zeros((1, 1)), jnp.ones((1, 1)), 0.0)), 4)
     0.6931
     """
     logp = -jax.nn.softplus(jnp.where(target > 0.5, -logits, logits))
@@ -112,7 +112,7 @@ def make_train_step(model: Sam2Config, config: SegmenterConfig, optimizer: optax
         loss = partial(segmentation_loss, batch=batch, model=model, config=config)
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         params = optax.apply_updates(state.params, _without_frequencies(updates))
         return TrainState(params, opt_state, state.step + 1), metrics
 

@@ -61,8 +61,9 @@ def run_train_segmenter(
         pending.append(metrics)
         step += 1
         if step % config.log_every == 0:
-            row = _mean_row(pending, time.perf_counter() - since)
-            pending, since = [], time.perf_counter()
+            row, now = _mean_row(pending), time.perf_counter()
+            row["seconds_per_step"] = (now - since) / len(pending)
+            pending, since = [], now
             _check_finite(step, row)
             log.write(step, row)
             if on_log:
@@ -74,11 +75,10 @@ def run_train_segmenter(
     return _export(config, Segmenter(state.params, model))
 
 
-def _mean_row(pending: list[dict[str, jax.Array]], seconds: float) -> Metrics:
-    """Averages of the steps since the last row; the device is read only here."""
+def _mean_row(pending: list[dict[str, jax.Array]]) -> Metrics:
+    """Averages of the steps since the last row; the device is read only here, so steps are dispatched ahead."""
     rows = jax.device_get(pending)
-    row = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
-    return row | {"seconds_per_step": seconds / len(rows)}
+    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
 
 
 def _check_finite(step: int, row: Metrics) -> None:

@@ -156,26 +156,18 @@ class ShapeReason:
     def _listing(self, index: int) -> Example:
         """A scene with the question for its extreme object."""
         rng = self._rng(index, "listing")
-        graph = self.asked(index).graph if self.most_objects is None else self._small_scene(rng)
-        while True:
-            options = [(q, t) for q, t in propose(SUPERLATIVE, graph, rng) if q.description == Description()]
-            if options:
-                break
-            graph = self._small_scene(rng)  # a scene without any clear extreme is rare
-        query, trace = options[0]
-        asked = Asked(graph, query, trace, score(query, trace, graph), None)
+        if self.most_objects is None:
+            # A scene without any clear extreme is rare; its own question serves as well.
+            own = self.asked(index)
+            asked = _extreme(own.graph, rng) or own
+        else:
+            asked = None
+            while asked is None:
+                asked = _extreme(_small_scene(rng, self.most_objects), rng)
+        query, trace, graph = asked.query, asked.trace, asked.graph
         words = f"list every shape and then {canonical(query)}"
         thinking = listing_chain(query, trace, graph)
         return self._row(asked, f"{self.split}-{self.seed}-{index}-listing", words, thinking, "listing", None)
-
-    def _small_scene(self, rng: np.random.Generator) -> SceneGraph:
-        """A scene of two to `most_objects` objects (to as many as any scene has when that is None)."""
-        while True:
-            count = int(rng.integers(2, (self.most_objects or max(OBJECT_COUNTS)) + 1))
-            canvas = CANVASES[int(rng.integers(len(CANVASES)))]
-            graph = observe(sample_scene(rng, count=count, canvas=canvas))
-            if graph is not None:
-                return graph
 
     def _row(
         self, asked: Asked, name: str, words: str, thinking: str, style: str, instruction: str | None
@@ -208,6 +200,25 @@ class ShapeReason:
                 "canvas": [scene.width, scene.height],
             },
         )
+
+
+def _extreme(graph: SceneGraph, rng: np.random.Generator) -> Asked | None:
+    """The question for the scene's extreme object of some kind, or None when no object stands out clearly."""
+    options = [(q, t) for q, t in propose(SUPERLATIVE, graph, rng) if q.description == Description()]
+    if not options:
+        return None
+    query, trace = options[0]
+    return Asked(graph, query, trace, score(query, trace, graph), None)
+
+
+def _small_scene(rng: np.random.Generator, most_objects: int) -> SceneGraph:
+    """A scene of two to `most_objects` objects."""
+    while True:
+        count = int(rng.integers(2, most_objects + 1))
+        canvas = CANVASES[int(rng.integers(len(CANVASES)))]
+        graph = observe(sample_scene(rng, count=count, canvas=canvas))
+        if graph is not None:
+            return graph
 
 
 def _sample_asked(rng: np.random.Generator, level: Level, count: int, *, ood: bool) -> Asked:

@@ -21,10 +21,11 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def partition_spec(path: str, shape: tuple[int, ...], axis_sizes: dict[str, int]) -> PartitionSpec:
     """The axes of one parameter.
 
-    >>> partition_spec("text/blocks/q_proj/kernel", (36, 2048, 2048), {"data": 1, "fsdp": 4, "tensor": 2})
-    PartitionSpec(None, 'fsdp', 'tensor')
-    >>> partition_spec("text/final_norm/scale", (2048,), {"data": 1, "fsdp": 4, "tensor": 2})
-    PartitionSpec()
+    >>> axes = {"data": 1, "fsdp": 4, "tensor": 2}
+    >>> tuple(partition_spec("text/blocks/q_proj/kernel", (36, 2048, 2048), axes))
+    (None, 'fsdp', 'tensor')
+    >>> tuple(partition_spec("text/final_norm/scale", (2048,), axes))
+    ()
     """
     for pattern, axes in RULES:
         if re.search(pattern, path):

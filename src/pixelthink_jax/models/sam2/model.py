@@ -28,6 +28,7 @@ from pixelthink_jax.models.sam2.prompt_encoder import (
 
 Params = dict[str, Any]
 
+_NECK_GAIN, _PLACE_GAIN = 0.5, 2.0
 _SMALL = ("pos_embed", "pos_embed_window", "no_memory_embedding")
 
 
@@ -50,16 +51,26 @@ def abstract_params(config: Sam2Config) -> Params:
 
 
 def init_params(config: Sam2Config, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """Random parameters: kernels scaled by their fan-in, norms one, biases zero, embeddings normal 1.
+    """Random parameters from which a small model learns where its prompts are within a hundred steps.
 
+    Kernels are scaled by their fan-in, norms are one, biases zero, embeddings normal 1. Cross attentions begin as a
+    comparison of places: equal query and key kernels with a gain, on image content that does not drown the places.
     The Fourier frequencies are the same for the image and the prompts, though the file holds both.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(config))
+    abstract = abstract_params(config)
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
     keys = jax.random.split(key, len(leaves))
-    drawn = [_draw(path[-1].key, leaf.shape, k).astype(dtype) for (path, leaf), k in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(jax.tree.structure(abstract_params(config)), drawn)
+    drawn = [_draw(path[-1].key, leaf.shape, k) for (path, leaf), k in zip(leaves, keys, strict=True)]
+    params = jax.tree.unflatten(jax.tree.structure(abstract), drawn)
     params["shared_image_embedding"] = jax.tree.map(jnp.copy, params["prompt_encoder"]["shared_embedding"])
-    return params
+    for level in params["vision_encoder"]["neck"].values():
+        level["kernel"] *= _NECK_GAIN
+    transformer = params["mask_decoder"]["transformer"]
+    cross = [part for layer in transformer.values() for name, part in layer.items() if name.startswith("cross_attn")]
+    for attention in [*cross, transformer["final_attn_token_to_image"]]:
+        attention["q_proj"]["kernel"] *= _PLACE_GAIN
+        attention["k_proj"]["kernel"] = jnp.copy(attention["q_proj"]["kernel"])
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
 def encode_image(params: Params, pixels: Float[Array, "b S S 3"], config: Sam2Config) -> ImageFeatures:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from pixelthink_jax.models.layers import along_last
+from pixelthink_jax.models.layers import AnyArray, along_last
 from pixelthink_jax.models.sam2.config import Sam2Config
 from pixelthink_jax.models.sam2.layers import BlockConv, LayerNorm, gelu
 
@@ -35,9 +35,9 @@ class Prompts:
         masks: `[b, q, m, m, 1]` logits of an earlier mask at a quarter of the input's side; None for no mask.
     """
 
-    points: Float[Array, "b q n 2"]
-    labels: Int[Array, "b q n"]
-    masks: Float[Array, "b q m m 1"] | None = None
+    points: Float[AnyArray, "b q n 2"]
+    labels: Int[AnyArray, "b q n"]
+    masks: Float[AnyArray, "b q m m 1"] | None = None
 
 
 class FourierFeatures(nn.Module):

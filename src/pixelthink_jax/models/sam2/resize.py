@@ -22,7 +22,7 @@ def resize_matrix(size_in: int, size_out: int, method: Method) -> np.ndarray:
 
     >>> resize_matrix(2, 4, "bilinear").tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
-    >>> resize_matrix(4, 2, "antialias").round(3).tolist()
+    >>> resize_matrix(4, 2, "antialias").astype(float).round(3).tolist()
     [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
     """
     ratio = size_in / size_out
