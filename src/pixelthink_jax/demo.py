@@ -107,7 +107,7 @@ def run_demo(config: DemoConfig, *, on_progress: Progress | None = None) -> Demo
     table = _evaluate(policy, segmenter, config, say)
     times.append(time.perf_counter())
     spent = [after - before for before, after in zip(times, times[1:], strict=False)]
-    seconds = dict(zip(("loading", "pictures", "evaluation"), spent, strict=True))
+    seconds: dict[str, float] = dict(zip(("loading", "pictures", "evaluation"), spent, strict=True))
     out.mkdir(parents=True, exist_ok=True)
     found = Demo(out / "report.html", out / "photograph.png", table, shown, seconds)
     table.save(out, about={"split": SPLIT, "scenes": config.scenes, "version": __version__})

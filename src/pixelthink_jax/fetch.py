@@ -285,7 +285,7 @@ def _hub_errors(model: PublishedModel, revision: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     # The hub's errors derive from those of its transport library, whose name differs between releases.
-    transport = errors.HfHubHTTPError.__bases__[0]
+    transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         yield
     except errors.GatedRepoError as error:

@@ -193,7 +193,9 @@ class Segmenter:
         """The features of a batch, new images encoded together."""
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
         encoded = iter(self._encode(fresh) if fresh else [])
-        parts = [image.features if isinstance(image, EncodedImage) else next(encoded).features for image in images]
+        parts = [
+            image.features if isinstance(image, EncodedImage) else next(encoded).features for image in images
+        ]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def _decode(
@@ -231,7 +233,9 @@ def _preprocess(
 
 def normalise(pixels: Real[Array, "*b S S 3"]) -> Float[Array, "*b S S 3"]:
     """Pixel values 0 to 255 as the model sees them: ImageNet mean and deviation, float32."""
-    mean, std = (jnp.asarray(values).reshape((1,) * (pixels.ndim - 1) + (3,)) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (
+        jnp.asarray(values).reshape((1,) * (pixels.ndim - 1) + (3,)) for values in (IMAGE_MEAN, IMAGE_STD)
+    )
     return (pixels.astype(jnp.float32) / 255.0 - mean) / std
 
 
@@ -246,7 +250,8 @@ def _threshold(
 def _enlarge(logits: Float[Array, "m s s"], size: tuple[int, int]) -> Bool[np.ndarray, "m H W"]:
     """Masks at the image's size; the program is compiled for a multiple of the bucket and the excess cut off."""
     rows, cols = (
-        np.pad(resize_matrix(logits.shape[-1], side, "bilinear"), ((0, -side % _SIZE_BUCKET), (0, 0))) for side in size
+        np.pad(resize_matrix(logits.shape[-1], side, "bilinear"), ((0, -side % _SIZE_BUCKET), (0, 0)))
+        for side in size
     )
     return np.asarray(_threshold(logits, rows, cols))[:, : size[0], : size[1]]
 
@@ -263,10 +268,14 @@ def _padded_image(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray,
 
 def _checked_image(image: Any) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        found = (
+            f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        )
         raise InputError(f"image: {found}, expected uint8 [height, width, 3]; convert it to RGB bytes")
     if 0 in image.shape:
-        raise InputError(f"image: has no pixels, its shape is {list(image.shape)}; give an image of at least one pixel")
+        raise InputError(
+            f"image: has no pixels, its shape is {list(image.shape)}; give an image of at least one pixel"
+        )
     return image
 
 
@@ -341,5 +350,7 @@ def _stack_prompts(
         return Prompts(points, labels)
     side = config.mask_size
     if np.shape(mask_logits) != (side, side) or not np.isfinite(mask_logits).all():
-        raise InputError(f"mask_logits: shape {np.shape(mask_logits)}, expected finite numbers of shape ({side}, {side})")
+        raise InputError(
+            f"mask_logits: shape {np.shape(mask_logits)}, expected finite numbers of shape ({side}, {side})"
+        )
     return Prompts(points, labels, np.asarray(mask_logits, np.float32)[None, None, :, :, None])

@@ -141,7 +141,10 @@ def test_two_way_transformer(twin, params):
     transformer = mask_decoder.TwoWayTransformer(SMALL)
     seen = jnp.ones((2, 9), bool)
     ours = apply(transformer, params["mask_decoder"]["transformer"], tokens, image, places, seen)
-    grids = [torch.tensor(np.repeat(x, 2 // len(x), 0)).transpose(1, 2).reshape(2, 32, 6, 6) for x in (image, places)]
+    grids = [
+        torch.tensor(np.repeat(x, 2 // len(x), 0)).transpose(1, 2).reshape(2, 32, 6, 6)
+        for x in (image, places)
+    ]
     reference = twin.mask_decoder.transformer(torch.tensor(tokens)[:, None], *grids, None)
     for one, other in zip(ours, reference, strict=True):
         assert relative(one, other[:, 0]) < SUBMODULE
@@ -197,7 +200,9 @@ def test_whole_model(twin, params, pixels, features, kind, multimask):
     for one, other in zip(features.high_res_feats, reference.image_embeddings[:-1], strict=True):
         assert relative(channels_first(one), other) < WHOLE
     # The weights are such that the prompt matters, so the comparison above means something.
-    spread = np.ptp(np.asarray(ours.low_res_masks), axis=1).max() / np.abs(np.asarray(ours.low_res_masks)).max()
+    spread = (
+        np.ptp(np.asarray(ours.low_res_masks), axis=1).max() / np.abs(np.asarray(ours.low_res_masks)).max()
+    )
     assert spread > 0.05
 
 

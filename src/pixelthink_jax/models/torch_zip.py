@@ -37,7 +37,51 @@ _DTYPES: dict[str, Any] = {
 # What `torch.save` writes for containers, numbers, texts and words, in pickle protocols 2 to 5; NEWOBJ makes nothing
 # here, as no word is a type, but lets the machine reach and refuse the word it would have made.
 _INSTRUCTIONS = frozenset(
-    ["PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "EMPTY_SET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MEMOIZE", "GLOBAL", "STACK_GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "BINPERSID"]
+    [
+        "PROTO",
+        "FRAME",
+        "STOP",
+        "MARK",
+        "NONE",
+        "NEWTRUE",
+        "NEWFALSE",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "BINFLOAT",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "EMPTY_DICT",
+        "EMPTY_LIST",
+        "EMPTY_TUPLE",
+        "EMPTY_SET",
+        "TUPLE",
+        "TUPLE1",
+        "TUPLE2",
+        "TUPLE3",
+        "SETITEM",
+        "SETITEMS",
+        "APPEND",
+        "APPENDS",
+        "ADDITEMS",
+        "BINPUT",
+        "LONG_BINPUT",
+        "BINGET",
+        "LONG_BINGET",
+        "MEMOIZE",
+        "GLOBAL",
+        "STACK_GLOBAL",
+        "NEWOBJ",
+        "REDUCE",
+        "BUILD",
+        "BINPERSID",
+    ]
 )
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 1
@@ -75,7 +119,9 @@ def read_torch_zip(path: str | Path) -> dict[str, Any]:
             "torch.save from PyTorch 1.6 or later"
         ) from error
     except _Refused as error:
-        raise InputError(f"{path}: refused, {error}; only plain tensors are read, and nothing is executed") from error
+        raise InputError(
+            f"{path}: refused, {error}; only plain tensors are read, and nothing is executed"
+        ) from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds a {type(tree).__name__}, expected a dictionary of tensors")
     return tree
@@ -95,7 +141,9 @@ def state_dict(tree: Mapping[str, Any], *, where: str) -> dict[str, np.ndarray]:
             named = {name: value for name, value in candidate.items() if isinstance(value, np.ndarray)}
             if len(named) == len(candidate) and all(isinstance(name, str) for name in named):
                 return named
-    raise InputError(f"{where}: no dictionary of tensors at its top level or under 'model'; is it a model checkpoint?")
+    raise InputError(
+        f"{where}: no dictionary of tensors at its top level or under 'model'; is it a model checkpoint?"
+    )
 
 
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> Any:
@@ -186,8 +234,15 @@ class _Machine(pickle.Unpickler):
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise _Refused(f"its pickle refers to {str(pid)!r:.60}, expected a storage")
         _, kind, key, _, elements = pid
-        if not (type(kind) is _Inert and isinstance(kind.value, np.dtype) and type(key) is str and type(elements) is int):
-            raise _Refused(f"its pickle refers to storage {key!r:.40} of {elements!r:.40} elements of unknown type")
+        if not (
+            type(kind) is _Inert
+            and isinstance(kind.value, np.dtype)
+            and type(key) is str
+            and type(elements) is int
+        ):
+            raise _Refused(
+                f"its pickle refers to storage {key!r:.40} of {elements!r:.40} elements of unknown type"
+            )
         return _Inert(self._storages.get(key, kind.value, elements))
 
 
@@ -253,7 +308,9 @@ class _Plain:
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self._items += 1
         if depth > _MAX_DEPTH or self._items > _MAX_ITEMS:
-            raise _Refused(f"its containers are nested more than {_MAX_DEPTH} deep or hold {_MAX_ITEMS} items")
+            raise _Refused(
+                f"its containers are nested more than {_MAX_DEPTH} deep or hold {_MAX_ITEMS} items"
+            )
         if isinstance(value, (str, bytes, int, float, type(None))):
             return value
         if isinstance(value, dict):

@@ -25,7 +25,8 @@ def draw_overlay(image: UInt8[np.ndarray, "H W 3"], result: Segmentation) -> UIn
     picture = image.copy()
     tinted = picture[result.mask] * (1 - _TINT) + np.array(MASK_COLOUR) * _TINT
     picture[result.mask] = np.rint(tinted).astype(np.uint8)
-    picture[result.mask & ~binary_erosion(result.mask, iterations=line)] = MASK_COLOUR
+    inside = np.asarray(binary_erosion(result.mask, iterations=line), bool)
+    picture[result.mask & ~inside] = MASK_COLOUR
     return picture if result.answer is None else _draw_answer(picture, result.answer, line)
 
 

@@ -113,7 +113,9 @@ def answer_in_image(answer: Target, *, frame: tuple[int, int], image_size: tuple
     if right <= 0 or bottom <= 0 or left >= width or top >= height:
         return None
     box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    points = tuple(_on_image((x * width / across, y * height / down), image_size) for x, y in answer.points_xy)
+    points = tuple(
+        _on_image((x * width / across, y * height / down), image_size) for x, y in answer.points_xy
+    )
     return Target(box_xyxy=box, points_xy=points)
 
 

@@ -52,7 +52,7 @@ def supervised_loss(
     config: QwenVLConfig,
     image_config: ImageConfig,
     *,
-    remat: str,
+    remat: Remat,
     unroll: bool,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean negative log-probability in nats over the completion tokens of the whole batch."""

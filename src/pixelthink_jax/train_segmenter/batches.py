@@ -2,16 +2,17 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, UInt8
+from jaxtyping import Bool, UInt8
 
 from pixelthink_jax.data.shapes import ShapeReason, render, render_mask
 from pixelthink_jax.data.targets import mask_box, mask_points
+from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.sam2.prompt_encoder import BOX_LABELS, NO_POINT, PAD_POINT, Prompts
 from pixelthink_jax.train_segmenter.config import PromptConfig, SegmenterConfig
 
@@ -29,12 +30,12 @@ class SceneBatch:
         masks: The visible mask of each prompted object.
     """
 
-    images: UInt8[Array, "b S S 3"]
+    images: UInt8[AnyArray, "b S S 3"]
     prompts: Prompts
-    masks: Bool[Array, "b q S S"]
+    masks: Bool[AnyArray, "b q S S"]
 
 
-def scene_batches(config: SegmenterConfig, image_size: int, start: int) -> Iterator[SceneBatch]:
+def scene_batches(config: SegmenterConfig, image_size: int, start: int) -> Generator[SceneBatch]:
     """Endless batches from number `start` on, drawn on a second thread and put on the device."""
     ready: queue.Queue[Any] = queue.Queue(_AHEAD)
     stopped = threading.Event()

@@ -29,8 +29,15 @@ class PromptConfig:
     exact_share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.objects < 1 or self.box_share < 0 or self.points_share < 0 or self.box_share + self.points_share > 1:
-            raise InputError("prompts: objects must be at least 1, box_share and points_share within 0 to 1 together")
+        if (
+            self.objects < 1
+            or self.box_share < 0
+            or self.points_share < 0
+            or self.box_share + self.points_share > 1
+        ):
+            raise InputError(
+                "prompts: objects must be at least 1, box_share and points_share within 0 to 1 together"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,4 +86,6 @@ class SegmenterConfig:
         if (self.segmenter is None) == (self.model is None):
             raise InputError("give exactly one of segmenter (a folder) and model (an architecture)")
         if self.steps < 1 or self.batch_images < 1:
-            raise InputError(f"steps and batch_images must be at least 1, got {self.steps} and {self.batch_images}")
+            raise InputError(
+                f"steps and batch_images must be at least 1, got {self.steps} and {self.batch_images}"
+            )

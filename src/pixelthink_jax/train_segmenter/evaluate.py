@@ -26,9 +26,12 @@ def evaluate_segmenter(segmenter: Segmenter, *, scenes: int, split: str = "valid
     world, ious, errors = ShapeReason(split), defaultdict(list), []
     for start in range(0, scenes, _CHUNK):
         rows = [world[i] for i in range(start, min(start + _CHUNK, scenes))]
-        masks = [row.mask for row in rows]
+        masks = [np.asarray(row.mask) for row in rows]
         predicted = segmenter.predict_batch(
-            [row.image for row in rows], [mask_box(m) for m in masks], [mask_points(m) for m in masks], batch_size=_CHUNK
+            [row.image for row in rows],
+            [mask_box(m) for m in masks],
+            [mask_points(m) for m in masks],
+            batch_size=_CHUNK,
         )
         for row, mask, out in zip(rows, masks, predicted, strict=True):
             best = int(np.argmax(out.iou_predictions))

@@ -86,7 +86,9 @@ def segmentation_loss(
     ious = jax.lax.stop_gradient(binary_iou(logits > 0, truth))
     # The best mask for an ambiguous prompt is the one nearest the truth already; ties fall to the first.
     best = 1 + jnp.argmax(ious[:, :, 1:], axis=2)
-    trained = jnp.stack([logits[:, :, 0], jnp.take_along_axis(logits, best[..., None, None, None], 2)[:, :, 0]], axis=2)
+    trained = jnp.stack(
+        [logits[:, :, 0], jnp.take_along_axis(logits, best[..., None, None, None], 2)[:, :, 0]], axis=2
+    )
     target = jnp.broadcast_to(truth, trained.shape).astype(jnp.float32)
     focal = jnp.mean(focal_loss(trained, target, config.focal_gamma))
     dice = jnp.mean(dice_loss(trained, target))
@@ -104,7 +106,9 @@ def segmentation_loss(
     return loss, metrics
 
 
-def make_train_step(model: Sam2Config, config: SegmenterConfig, optimizer: optax.GradientTransformation) -> Any:
+def make_train_step(
+    model: Sam2Config, config: SegmenterConfig, optimizer: optax.GradientTransformation
+) -> Any:
     """Builds `step(state, batch) -> (state, metrics)`, jitted with the state donated."""
 
     @partial(jax.jit, donate_argnums=0)

@@ -44,6 +44,7 @@ def run_train_segmenter(
     if config.segmenter:
         model, params = checkpoint.load(config.segmenter)
     else:
+        assert config.model is not None  # the config holds one of the two
         model = config.model
         params = init_params(model, jax.random.key(config.seed))
     optimizer = make_optimizer(config.optim, config.steps)

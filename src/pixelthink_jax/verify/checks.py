@@ -151,7 +151,9 @@ def _square(image: np.ndarray, side: int) -> Float[np.ndarray, "1 S S 3"]:
     """The image as the segmenter's encoder sees it."""
     rows, columns = (resize_matrix(length, side, "antialias") for length in image.shape[:2])
     with jax.default_matmul_precision("highest"):
-        return np.asarray(normalise(apply_matrices(jnp.asarray(image), rows, columns)))[None]
+        return np.asarray(
+            normalise(apply_matrices(jnp.asarray(image), jnp.asarray(rows), jnp.asarray(columns)))
+        )[None]
 
 
 def _weights(name: str, params: Any, seconds: float) -> Check:

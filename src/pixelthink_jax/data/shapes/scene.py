@@ -198,9 +198,7 @@ def _sample_places(
     return [places[i] for i in range(len(sizes))]
 
 
-def _sample_background(
-    rng: np.random.Generator, shapes: list[Shape], canvas: tuple[int, int]
-) -> Background:
+def _sample_background(rng: np.random.Generator, shapes: list[Shape], canvas: tuple[int, int]) -> Background:
     """A texture from which every object stands clear: the best of a few tones."""
     kind = ("noise", "stripes", "checker")[rng.integers(3)]
     contrast, period = float(rng.uniform(0.1, 1.0)), float(rng.uniform(14, 48))

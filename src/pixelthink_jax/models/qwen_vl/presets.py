@@ -1,7 +1,7 @@
 """The published Qwen2.5-VL sizes.
 
-3B and 7B are the published configurations; of 32B and 72B some fields are recalled, not read
-(docs/reproduction.md); a real folder's own `config.json` is always what counts.
+3B and 7B are the published configurations; of 32B and 72B some fields are recalled, not read. They serve planning
+and tests: a real folder's own `config.json` is what a loaded model follows.
 """
 
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig

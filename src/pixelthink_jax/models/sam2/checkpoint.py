@@ -96,7 +96,9 @@ def save(path: str | Path, params: Params, config: Sam2Config, *, dtype: Any = N
     stored = jnp.dtype(dtype or params["no_memory_embedding"].dtype)
     with atomic_folder(path) as folder:
         _write_json(folder / CONFIG_FILE, to_hf(config) | {"dtype": stored.name})
-        _write_json(folder / "preprocessor_config.json", _PREPROCESSOR | {"size": size, "mask_size": mask_size})
+        _write_json(
+            folder / "preprocessor_config.json", _PREPROCESSOR | {"size": size, "mask_size": mask_size}
+        )
         write_params(folder, params, tensor_table(config), dtype=dtype)
 
 
@@ -113,7 +115,9 @@ def _open(path: Path) -> TensorSource:
     if path.suffix == ".safetensors" and path.is_file():
         return _OneFile(path)
     if not path.exists() or path.suffix not in (".pt", ".pth"):
-        raise InputError(f"{path}: not a SAM2 model; give a folder, a .safetensors file or an original .pt file")
+        raise InputError(
+            f"{path}: not a SAM2 model; give a folder, a .safetensors file or an original .pt file"
+        )
     arrays = state_dict(read_torch_zip(path), where=str(path))
     return ArraySource(arrays, str(path))
 
@@ -128,7 +132,9 @@ class _OneFile(ArraySource):
             with safe_open(path, "np") as file:
                 arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise InputError(f"{path}: damaged or truncated safetensors file ({error}); fetch it again") from error
+            raise InputError(
+                f"{path}: damaged or truncated safetensors file ({error}); fetch it again"
+            ) from error
         super().__init__(arrays, str(path))
 
 
@@ -147,7 +153,9 @@ def _recognise(source: TensorSource) -> Sam2Config:
 def _fits(shapes: Any, config: Sam2Config) -> bool:
     """Whether the trunk's tensors are exactly this configuration's."""
     trunk = "vision_encoder.backbone."
-    wanted: Sequence[Any] = [(spec.name, spec.shape) for spec in tensor_table(config) if spec.name.startswith(trunk)]
+    wanted: Sequence[Any] = [
+        (spec.name, spec.shape) for spec in tensor_table(config) if spec.name.startswith(trunk)
+    ]
     return set(wanted) == {(name, tuple(shape)) for name, shape in shapes if name.startswith(trunk)}
 
 

@@ -133,7 +133,9 @@ def _check_stages(config: Sam2Config) -> None:
     for stage in range(1, config.pooled_stages + 1):
         opening = sum(config.depths[:stage])
         if opening in config.global_blocks:
-            raise InputError(f"SAM2 config: global block {opening} opens a pooling stage, which has no meaning")
+            raise InputError(
+                f"SAM2 config: global block {opening} opens a pooling stage, which has no meaning"
+            )
         if config.windows[stage - 1] % config.pool_stride or config.widths[stage] == config.widths[stage - 1]:
             raise InputError(
                 f"SAM2 config: stage {stage} pools, so window {config.windows[stage - 1]} before it must be a "
@@ -177,7 +179,9 @@ def _check_decoder(config: Sam2Config) -> None:
             f"{config.mask_channels} of 4"
         )
     if config.decoder_layers < 1 or config.iou_depth < 2 or config.multimask_outputs < 1:
-        raise InputError("SAM2 config: decoder_layers and multimask_outputs must be at least 1, iou_depth at least 2")
+        raise InputError(
+            "SAM2 config: decoder_layers and multimask_outputs must be at least 1, iou_depth at least 2"
+        )
 
 
 PRESETS = {

@@ -61,10 +61,76 @@ _INERT: dict[Section, set[str]] = {
     "decoder": set(),
 }
 _BOOKKEEPING = frozenset(
-    ["architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "initializer_range", "_name_or_path", "return_dict", "output_hidden_states", "output_attentions", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "id2label", "label2id", "torchscript", "pruned_heads", "tie_word_embeddings", "use_bfloat16", "_commit_hash", "_attn_implementation_autoset"]
+    [
+        "architectures",
+        "model_type",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "initializer_range",
+        "_name_or_path",
+        "return_dict",
+        "output_hidden_states",
+        "output_attentions",
+        "use_cache",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "problem_type",
+        "id2label",
+        "label2id",
+        "torchscript",
+        "pruned_heads",
+        "tie_word_embeddings",
+        "use_bfloat16",
+        "_commit_hash",
+        "_attn_implementation_autoset",
+    ]
 )
 _VIDEO_FIELDS = frozenset(
-    ["num_maskmem", "image_size", "sigmoid_scale_for_mem_enc", "sigmoid_bias_for_mem_enc", "enable_occlusion_spatial_embedding", "multimask_output_in_sam", "multimask_min_pt_num", "multimask_max_pt_num", "multimask_output_for_tracking", "max_object_pointers_in_encoder", "max_cond_frame_num", "enable_temporal_pos_encoding_for_object_pointers", "memory_attention_hidden_size", "memory_attention_num_layers", "memory_attention_num_attention_heads", "memory_attention_downsample_rate", "memory_attention_feed_forward_hidden_size", "memory_attention_mlp_hidden_size", "memory_attention_feed_forward_hidden_act", "memory_attention_mlp_hidden_act", "memory_attention_dropout", "memory_attention_rope_theta", "memory_attention_rope_feat_sizes", "memory_attention_rope_k_sizes", "memory_attention_rope_dropout", "memory_encoder_hidden_size", "memory_encoder_output_channels", "rope_parameters", "mask_downsampler_embed_dim", "mask_downsampler_kernel_size", "mask_downsampler_stride", "mask_downsampler_padding", "mask_downsampler_total_stride", "mask_downsampler_hidden_act", "memory_fuser_num_layers", "memory_fuser_embed_dim", "memory_fuser_intermediate_dim", "memory_fuser_kernel_size", "memory_fuser_padding", "memory_fuser_layer_scale_init_value", "memory_fuser_hidden_act", "non_overlap_masks_for_mem_enc"]
+    [
+        "num_maskmem",
+        "image_size",
+        "sigmoid_scale_for_mem_enc",
+        "sigmoid_bias_for_mem_enc",
+        "enable_occlusion_spatial_embedding",
+        "multimask_output_in_sam",
+        "multimask_min_pt_num",
+        "multimask_max_pt_num",
+        "multimask_output_for_tracking",
+        "max_object_pointers_in_encoder",
+        "max_cond_frame_num",
+        "enable_temporal_pos_encoding_for_object_pointers",
+        "memory_attention_hidden_size",
+        "memory_attention_num_layers",
+        "memory_attention_num_attention_heads",
+        "memory_attention_downsample_rate",
+        "memory_attention_feed_forward_hidden_size",
+        "memory_attention_mlp_hidden_size",
+        "memory_attention_feed_forward_hidden_act",
+        "memory_attention_mlp_hidden_act",
+        "memory_attention_dropout",
+        "memory_attention_rope_theta",
+        "memory_attention_rope_feat_sizes",
+        "memory_attention_rope_k_sizes",
+        "memory_attention_rope_dropout",
+        "memory_encoder_hidden_size",
+        "memory_encoder_output_channels",
+        "rope_parameters",
+        "mask_downsampler_embed_dim",
+        "mask_downsampler_kernel_size",
+        "mask_downsampler_stride",
+        "mask_downsampler_padding",
+        "mask_downsampler_total_stride",
+        "mask_downsampler_hidden_act",
+        "memory_fuser_num_layers",
+        "memory_fuser_embed_dim",
+        "memory_fuser_intermediate_dim",
+        "memory_fuser_kernel_size",
+        "memory_fuser_padding",
+        "memory_fuser_layer_scale_init_value",
+        "memory_fuser_hidden_act",
+        "non_overlap_masks_for_mem_enc",
+    ]
 )
 
 
@@ -181,7 +247,9 @@ def _mapping(tree: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any
 def _refuse_unknown(values: Mapping[str, Any], known: set[str], where: str) -> None:
     for name in values:
         if name not in known and name not in _BOOKKEEPING:
-            raise InputError(f"{where}: field {name!r} is not known here and may change the arithmetic; remove it if not")
+            raise InputError(
+                f"{where}: field {name!r} is not known here and may change the arithmetic; remove it if not"
+            )
 
 
 def _read(value: Any, kind: Kind, where: str) -> Any:
@@ -196,8 +264,15 @@ def _read(value: Any, kind: Kind, where: str) -> Any:
         return float(value)
     if kind in ("int", "side") and _whole(value):
         return value
-    expected = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "whole numbers"}
-    raise InputError(f"{where} is {value!r:.60}, expected {expected.get(kind, 'one whole number for both sides')}")
+    expected = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "list": "whole numbers",
+    }
+    raise InputError(
+        f"{where} is {value!r:.60}, expected {expected.get(kind, 'one whole number for both sides')}"
+    )
 
 
 def _whole(value: Any) -> bool:

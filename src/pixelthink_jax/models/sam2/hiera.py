@@ -5,6 +5,8 @@ facebookresearch/sam2 `sam2/modeling/backbones/`. Windows are padded with zeros 
 part in the attention, as in the original: it is not masked.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ class PatchEmbed(nn.Module):
             pixels,
             kernel.astype(pixels.dtype),
             window_strides=(config.patch_stride,) * 2,
-            padding=((config.patch_padding,) * 2,) * 2,
+            padding=[(config.patch_padding, config.patch_padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y + along_last(bias, y)
@@ -61,7 +63,9 @@ class WindowAttention(nn.Module):
         kv = qkv[..., self.width :].reshape(n, rows * cols, 2, self.heads, -1).transpose(2, 0, 3, 1, 4)
         q = q.reshape(n, out_rows * out_cols, self.heads, -1).transpose(0, 2, 1, 3)
         attended = attend(q, kv[0], kv[1]).transpose(0, 2, 1, 3)
-        return Linear(self.width, use_bias=True, name="proj")(attended.reshape(n, out_rows, out_cols, self.width))
+        return Linear(self.width, use_bias=True, name="proj")(
+            attended.reshape(n, out_rows, out_cols, self.width)
+        )
 
 
 class HieraBlock(nn.Module):
@@ -92,7 +96,7 @@ class HieraBlock(nn.Module):
             shortcut = max_pool(Linear(self.width, use_bias=True, name="proj")(normed), self.pool)
         windows = partition(normed, self.window)
         attended = WindowAttention(self.width, self.heads, self.pool, name="attn")(windows)
-        x = shortcut + unpartition(attended, shortcut.shape[0], shortcut.shape[1:3])
+        x = shortcut + unpartition(attended, shortcut.shape[0], (shortcut.shape[1], shortcut.shape[2]))
         normed = LayerNorm(self.eps, name="layer_norm2")(x)
         return x + Mlp(self.mlp, self.width, activation="gelu", name="mlp")(normed)
 
@@ -107,7 +111,9 @@ class Hiera(nn.Module):
         """Returns the map after each stage, finest first."""
         config = self.config
         x = PatchEmbed(config, name="patch_embed")(pixels)
-        grid = self.param("pos_embed", nn.initializers.normal(0.02), (1, config.widths[0], *config.position_grid))
+        grid = self.param(
+            "pos_embed", nn.initializers.normal(0.02), (1, config.widths[0], *config.position_grid)
+        )
         tile_shape = (1, config.widths[0], config.windows[0], config.windows[0])
         tile = self.param("pos_embed_window", nn.initializers.normal(0.02), tile_shape)
         x = x + position_embedding(grid, tile, x.shape[1]).astype(x.dtype)
@@ -126,7 +132,9 @@ class Neck(nn.Module):
     config: Sam2Config
 
     @nn.compact
-    def __call__(self, stages: tuple[Float[Array, "b _H _W _c"], ...]) -> tuple[Float[Array, "b _h _w d"], ...]:
+    def __call__(
+        self, stages: tuple[Float[Array, "b _H _W _c"], ...]
+    ) -> tuple[Float[Array, "b _h _w d"], ...]:
         """Brings every level to one width and adds the coarser level where the configuration says so."""
         last = len(stages) - 1
         levels: list[jax.Array] = []
@@ -183,7 +191,7 @@ def unpartition(x: Float[Array, "n w1 w2 c"], batch: int, size: tuple[int, int])
     return x.reshape(batch, down * window, across * window, c)[:, : size[0], : size[1]]
 
 
-def _block_fields(config: Sam2Config, stage: int, index: int, first: bool) -> dict[str, int | float]:
+def _block_fields(config: Sam2Config, stage: int, index: int, first: bool) -> dict[str, Any]:
     """Settings of block `index`; the first block of a stage still uses the window of the stage before."""
     opens = first and stage > 0
     window = config.windows[stage - 1] if opens else config.windows[stage]

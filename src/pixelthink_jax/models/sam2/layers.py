@@ -91,7 +91,9 @@ class BlockConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(0.02), (s, s, c, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         blocks = x.reshape(b, rows // s, s, cols // s, s, c).transpose(0, 1, 3, 2, 4, 5)
-        y = blocks.reshape(b, rows // s, cols // s, s * s * c) @ kernel.reshape(-1, self.features).astype(x.dtype)
+        y = blocks.reshape(b, rows // s, cols // s, s * s * c) @ kernel.reshape(-1, self.features).astype(
+            x.dtype
+        )
         return y + along_last(bias, y)
 
 

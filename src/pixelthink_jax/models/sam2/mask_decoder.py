@@ -72,7 +72,7 @@ class TwoWayBlock(nn.Module):
         tokens: Float[Array, "n t d"],
         image: Float[Array, "n s d"],
         token_places: Float[Array, "n t d"],
-        image_places: Float[Array, "n s d"],
+        image_places: Float[Array, "1 s d"],
         mask: Bool[Array, "n t"],
     ) -> tuple[Float[Array, "n t d"], Float[Array, "n s d"]]:
         """Returns the new tokens and image; places are added to queries and keys, never to values."""
@@ -108,7 +108,7 @@ class TwoWayTransformer(nn.Module):
         self,
         tokens: Float[Array, "n t d"],
         image: Float[Array, "n s d"],
-        image_places: Float[Array, "n s d"],
+        image_places: Float[Array, "1 s d"],
         mask: Bool[Array, "n t"],
     ) -> tuple[Float[Array, "n t d"], Float[Array, "n s d"]]:
         """Returns the new tokens and image."""
@@ -180,7 +180,9 @@ class MaskDecoder(nn.Module):
         image = image.reshape(n, side, side, width)
         up = gelu(self.upscale_layer_norm(self.upscale_conv1(image) + middle))
         up = gelu(self.upscale_conv2(up) + fine)
-        mixing = jnp.stack([mlp(tokens[:, 2 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], axis=1)
+        mixing = jnp.stack(
+            [mlp(tokens[:, 2 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], axis=1
+        )
         masks = jnp.einsum("nmc,nhwc->nmhw", mixing, up, preferred_element_type=jnp.float32)
         ious = jax.nn.sigmoid(self.iou_prediction_head(tokens[:, 1]).astype(jnp.float32))
         return masks, ious, self.pred_obj_score_head(tokens[:, 0]).astype(jnp.float32)[:, 0]

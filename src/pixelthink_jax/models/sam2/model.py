@@ -66,7 +66,12 @@ def init_params(config: Sam2Config, key: jax.Array, dtype: Any = jnp.float32) ->
     for level in params["vision_encoder"]["neck"].values():
         level["kernel"] *= _NECK_GAIN
     transformer = params["mask_decoder"]["transformer"]
-    cross = [part for layer in transformer.values() for name, part in layer.items() if name.startswith("cross_attn")]
+    cross = [
+        part
+        for layer in transformer.values()
+        for name, part in layer.items()
+        if name.startswith("cross_attn")
+    ]
     for attention in [*cross, transformer["final_attn_token_to_image"]]:
         attention["q_proj"]["kernel"] *= _PLACE_GAIN
         attention["k_proj"]["kernel"] = jnp.copy(attention["q_proj"]["kernel"])
@@ -88,10 +93,13 @@ def encode_image(params: Params, pixels: Float[Array, "b S S 3"], config: Sam2Co
         ValueError: The images are not squares of the model's size.
     """
     if pixels.shape[1:] != (config.image_size, config.image_size, 3):
-        raise ValueError(f"pixels have shape {pixels.shape}, expected [b, {config.image_size}, {config.image_size}, 3]")
-    fine, middle, coarse = VisionEncoder(config).apply({"params": params["vision_encoder"]}, pixels)
+        raise ValueError(
+            f"pixels have shape {pixels.shape}, expected [b, {config.image_size}, {config.image_size}, 3]"
+        )
+    levels: Any = VisionEncoder(config).apply({"params": params["vision_encoder"]}, pixels)
+    fine, middle, coarse = levels
     decoder = {"params": params["mask_decoder"]}
-    high_res = MaskDecoder(config).apply(decoder, fine, middle, method="project_high_res")
+    high_res: Any = MaskDecoder(config).apply(decoder, fine, middle, method="project_high_res")
     no_memory = params["no_memory_embedding"].astype(coarse.dtype).reshape(1, 1, 1, -1)
     return ImageFeatures(coarse + no_memory, high_res)
 
@@ -122,13 +130,14 @@ def decode_all_masks(
     """The single mask of each prompt and the masks for ambiguous ones, in this order; see `decode_masks`."""
     b, q = prompts.labels.shape[:2]
     prompt_encoder = {"params": params["prompt_encoder"]}
-    sparse, real, dense = PromptEncoder(config).apply(prompt_encoder, prompts)
+    encoded: Any = PromptEncoder(config).apply(prompt_encoder, prompts)
+    sparse, real, dense = encoded
     image = features.image_embed[:, None] + dense.astype(features.image_embed.dtype)
     image = jnp.broadcast_to(image, (b, q, *image.shape[2:])).reshape(b * q, *image.shape[2:])
     frequencies = {"params": params["shared_image_embedding"]}
     places = FourierFeatures(config.embed_dim).apply(frequencies, grid_places(config.embed_size)[None])
     fine, middle = (jnp.repeat(level, q, axis=0) for level in features.high_res_feats)
-    masks, ious, scores = MaskDecoder(config).apply(
+    decoded: Any = MaskDecoder(config).apply(
         {"params": params["mask_decoder"]},
         image,
         places,
@@ -137,7 +146,10 @@ def decode_all_masks(
         sparse.reshape(b * q, *sparse.shape[2:]),
         real.reshape(b * q, -1),
     )
-    return MaskPredictions(masks.reshape(b, q, *masks.shape[1:]), ious.reshape(b, q, -1), scores.reshape(b, q))
+    masks, ious, scores = decoded
+    return MaskPredictions(
+        masks.reshape(b, q, *masks.shape[1:]), ious.reshape(b, q, -1), scores.reshape(b, q)
+    )
 
 
 def segment_logits(

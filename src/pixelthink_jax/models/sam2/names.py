@@ -40,8 +40,18 @@ ORIGINAL_VIDEO_TENSORS = (
 )
 _CONV_TRANSPOSE = Transform(axes=(2, 3, 0, 1))
 _LEAVES = {"kernel": "weight", "scale": "weight", "transpose_kernel": "weight"}
-_EMBEDDINGS = ("point_embed", "not_a_point_embed", "no_mask_embed", "obj_score_token", "iou_token", "mask_tokens")
-_POINTS, _FREQUENCIES = "prompt_encoder.point_embed.weight", "prompt_encoder.shared_embedding.positional_embedding"
+_EMBEDDINGS = (
+    "point_embed",
+    "not_a_point_embed",
+    "no_mask_embed",
+    "obj_score_token",
+    "iou_token",
+    "mask_tokens",
+)
+_POINTS, _FREQUENCIES = (
+    "prompt_encoder.point_embed.weight",
+    "prompt_encoder.shared_embedding.positional_embedding",
+)
 _IMAGE_FREQUENCIES = "shared_image_embedding.positional_embedding"
 _THREE_LAYERS = r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)"
 # Applied in order to an original name; the first group of rules names modules, the last ones layers of perceptrons.
@@ -104,7 +114,9 @@ def from_original(name: str) -> str:
 
 def is_original(names: Mapping[str, object]) -> bool:
     """Whether these are the names of an original checkpoint."""
-    return any(name.startswith(("image_encoder.", "sam_mask_decoder.", "sam_prompt_encoder.")) for name in names)
+    return any(
+        name.startswith(("image_encoder.", "sam_mask_decoder.", "sam_prompt_encoder.")) for name in names
+    )
 
 
 class OriginalNames:
@@ -119,7 +131,10 @@ class OriginalNames:
         self.description = source.description
         self._source = source
         self._names = {from_original(name): name for name in source.shapes()}
-        self._points = [self._names.pop(f"prompt_encoder.point_embed.{i}.weight", None) for i in range(4)]
+        parts = [f"prompt_encoder.point_embed.{i}.weight" for i in range(4)]
+        # All four or none: a missing one is then missed by name.
+        whole = all(part in self._names for part in parts)
+        self._points = [self._names.pop(part) for part in parts] if whole else []
         if _FREQUENCIES in self._names:
             self._names[_IMAGE_FREQUENCIES] = self._names[_FREQUENCIES]
 
@@ -127,7 +142,7 @@ class OriginalNames:
         """Shape of every tensor, by transformers' name."""
         stored = self._source.shapes()
         shapes = {name: stored[original] for name, original in self._names.items()}
-        if None not in self._points:
+        if self._points:
             shapes[_POINTS] = (4, stored[self._points[0]][1])
         return shapes
 

@@ -56,7 +56,9 @@ class FourierFeatures(nn.Module):
         # A buffer in the original: drawn once, never trained.
         matrix = jax.lax.stop_gradient(matrix.astype(jnp.float32))
         centred = 2.0 * places.astype(jnp.float32) - 1.0
-        angles = centred[..., :1] * along_last(matrix[0], centred) + centred[..., 1:] * along_last(matrix[1], centred)
+        angles = centred[..., :1] * along_last(matrix[0], centred) + centred[..., 1:] * along_last(
+            matrix[1], centred
+        )
         angles = 2.0 * jnp.pi * angles
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -97,20 +99,23 @@ class PromptEncoder(nn.Module):
         kinds = self.param("point_embed", embedding, (4, width))
         pad_point = self.param("not_a_point_embed", embedding, (1, width))
         no_mask = self.param("no_mask_embed", embedding, (1, width))
-        labels = prompts.labels[..., None]
+        points, ids = jnp.asarray(prompts.points), jnp.asarray(prompts.labels)
+        labels = ids[..., None]
         # Pixel centres are at one half.
-        places = (prompts.points.astype(jnp.float32) + 0.5) / self.config.image_size
+        places = (points.astype(jnp.float32) + 0.5) / self.config.image_size
         tokens = FourierFeatures(width, name="shared_embedding")(places)
         tokens = jnp.where(labels == PAD_POINT, along_last(pad_point[0], tokens), tokens)
         tokens = jnp.where(labels == NO_POINT, 0.0, tokens)
-        tokens = tokens + jnp.where(labels >= 0, kinds.astype(tokens.dtype)[jnp.maximum(prompts.labels, 0)], 0.0)
+        tokens = tokens + jnp.where(labels >= 0, kinds.astype(tokens.dtype)[jnp.maximum(ids, 0)], 0.0)
         embed_mask = MaskEmbed(self.config, name="mask_embed")
         if prompts.masks is None:
             dense = no_mask.reshape(1, 1, 1, 1, width)
         else:
             b, q, m = prompts.masks.shape[:3]
-            dense = embed_mask(prompts.masks.reshape(b * q, m, m, 1)).reshape(b, q, m // 4, m // 4, width)
-        return tokens, prompts.labels != NO_POINT, dense
+            dense = embed_mask(jnp.asarray(prompts.masks).reshape(b * q, m, m, 1)).reshape(
+                b, q, m // 4, m // 4, width
+            )
+        return tokens, ids != NO_POINT, dense
 
 
 def grid_places(side: int) -> Float[Array, "side side 2"]:
