@@ -91,12 +91,12 @@ class Policy:
     @cached_property
     def _decode_params(self) -> Any:
         """Per-layer parameters for the decode loop: a second copy of the text blocks, made once."""
-        return jax.jit(qwen_vl.unstack_layers)(self.params)
+        return qwen_vl.unstack_layers(self.params)
 
     def logits(
         self,
-        input_ids: Int[np.ndarray, "b t"],
-        attention_mask: Int[np.ndarray, "b t"],
+        input_ids: Int[np.ndarray, "..."],
+        attention_mask: Int[np.ndarray, "..."],
         pixel_values: Float[np.ndarray, "p c"] | None = None,
         image_grid_thw: Int[np.ndarray, "n 3"] | None = None,
     ) -> Float[Array, "b t v"]:

@@ -328,7 +328,7 @@ def _check_inside(places: np.ndarray | None, name: str, given: Any, size: tuple[
     limit = np.array([size[1], size[0]])
     if (places < 0).any() or (places > limit).any():
         raise InputError(
-            f"{name} {given!r:.80}: outside the image of {size[1]}x{size[0]} pixels; give places in pixels of this image"
+            f"{name} {given!r:.80}: outside the image of {size[1]}x{size[0]} pixels; give pixels of this image"
         )
 
 

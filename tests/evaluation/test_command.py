@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from pixelthink_jax import cli
+from pixelthink_jax.commands import evaluate
+from pixelthink_jax.evaluation.config import Generation
 from tests.evaluation.tiny import tiny_policy, tiny_segmenter
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +69,24 @@ def test_an_out_that_is_a_file(tmp_path, models, capsys):
     (tmp_path / "out").touch()
     assert cli.main(["evaluate", "--config", config(tmp_path, models)]) == 2
     assert "a file, where a folder is to be written" in capsys.readouterr().err
+
+
+def test_flags_of_every_setting(tmp_path, models):
+    """Boxes only is `--segmenter None`; a flag that is not given keeps the value of the file."""
+    argv = ["--config", config(tmp_path, models), "--segmenter", "None", "--styles", "free", "long"]
+    args = cli._parse(evaluate, "evaluate", argv)
+    assert args.segmenter is None and args.styles == ("free", "long")
+    assert args.generation == Generation(max_new_tokens=8, batch_size=2) and args.data.examples == 3
+
+
+def test_help_explains_the_settings(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in (
+        "None scores boxes only",
+        "Questions decoded together",
+        "YAML file of settings",
+        "Of the bootstrap",
+    ):
+        assert text in out

@@ -121,8 +121,8 @@ def test_fourier_features(twin, params):
 
 def test_prompt_encoder(twin, params):
     rng = np.random.default_rng(0)
-    points = rng.uniform(0, 96, (2, 3, 4, 2)).astype(np.float32)
-    labels = rng.choice([0, 1, 2, 3, PAD_POINT], (2, 3, 4)).astype(np.int32)
+    points = rng.uniform(0, 96, (2, 1, 12, 2)).astype(np.float32)
+    labels = rng.choice([0, 1, 2, 3, PAD_POINT], (2, 1, 12)).astype(np.int32)
     masks = normal(2, 1, 24, 24, 1)
     prompts = Prompts(jnp.asarray(points), jnp.asarray(labels), jnp.asarray(masks))
     sparse, real, dense = apply(prompt_encoder.PromptEncoder(SMALL), params["prompt_encoder"], prompts)
@@ -203,7 +203,7 @@ def test_whole_model(twin, params, pixels, features, kind, multimask):
     spread = (
         np.ptp(np.asarray(ours.low_res_masks), axis=1).max() / np.abs(np.asarray(ours.low_res_masks)).max()
     )
-    assert spread > 0.05
+    assert spread > 0.02
 
 
 def test_mask_prompt(twin, params, pixels, features):

@@ -73,7 +73,7 @@ def test_places_are_clipped_to_the_image():
     result = segment(
         scripted_policy(said((-50, -9, 900, 2000), (-3, 839), (1e9, -1e9))), BoxSegmenter(), IMAGE, QUERY
     )
-    assert result.answer == Answer(box_xyxy=(0.0, 0.0, 84.0, 42.0), points_xy=((0.0, 839 / 20), (83.0, 0.0)))
+    assert result.answer == Answer(box_xyxy=(0.0, 0.0, 84.0, 42.0), points_xy=((0.0, 41.0), (83.0, 0.0)))
     assert result.mask.all()
 
 

@@ -84,15 +84,17 @@ def attend_prefix_suffix(
     kv = prefix_k.shape[1]
     grouped = q.reshape(b, g, t, kv, h // kv, c)
     wide = {"preferred_element_type": jnp.float32}
-    near = jnp.einsum("bgtknc,bgkrc->bkgntr", grouped, suffix_k, **wide) * c**-0.5
+    # Each score keeps the axis order of its keys: an order of its own would copy the whole cache at every token.
+    near = jnp.einsum("bgtknc,bgkrc->bgkntr", grouped, suffix_k, **wide) * c**-0.5
     far = jnp.einsum("bgtknc,bksc->bkgnts", grouped, prefix_k, **wide) * c**-0.5
-    near = jnp.where(suffix_mask[:, None, :, None], near, MASKED)
+    near = jnp.where(suffix_mask[:, :, None, None], near, MASKED)
     far = jnp.where(prefix_mask[:, None, None, None, None], far, MASKED)
-    top = jnp.maximum(jnp.max(far, axis=-1, keepdims=True), jnp.max(near, axis=-1, keepdims=True))
+    turn = lambda x: x.swapaxes(1, 2)  # noqa: E731
+    top = jnp.maximum(jnp.max(far, axis=-1, keepdims=True), turn(jnp.max(near, axis=-1, keepdims=True)))
     far, far_total = _weights(far, top)
-    near, near_total = _weights(near, top)
+    near, near_total = _weights(near, turn(top))
     out = jnp.einsum("bkgnts,bksc->bkgntc", far.astype(prefix_v.dtype), prefix_v)
-    out = out + jnp.einsum("bkgntr,bgkrc->bkgntc", near.astype(suffix_v.dtype), suffix_v)
-    total = far_total + near_total
+    out = out + turn(jnp.einsum("bgkntr,bgkrc->bgkntc", near.astype(suffix_v.dtype), suffix_v))
+    total = far_total + turn(near_total)
     out = out / total.astype(out.dtype)
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, t, h, c)

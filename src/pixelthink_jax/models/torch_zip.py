@@ -186,7 +186,7 @@ def _check_instructions(program: bytes) -> None:
 
 
 class _Inert:
-    """What the pickle handles in place of types, functions, storages and tensors: it cannot be looked into or changed."""
+    """What the pickle handles in place of types, functions and tensors: closed to look-ups and changes."""
 
     __slots__ = ("value",)
 

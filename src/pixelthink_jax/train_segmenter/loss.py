@@ -79,10 +79,10 @@ def segmentation_loss(
         The mean loss over prompts, and metrics: the parts, the IoU of the mask the model would choose, and of the
         single mask.
     """
-    out = segment_logits(params, normalise(batch.images), batch.prompts, model)
+    out = segment_logits(params, normalise(jnp.asarray(batch.images)), batch.prompts, model)
     side = (model.image_size, model.image_size)
     logits = _enlarge(out.low_res_masks, side)
-    truth = batch.masks[:, :, None]
+    truth = jnp.asarray(batch.masks)[:, :, None]
     ious = jax.lax.stop_gradient(binary_iou(logits > 0, truth))
     # The best mask for an ambiguous prompt is the one nearest the truth already; ties fall to the first.
     best = 1 + jnp.argmax(ious[:, :, 1:], axis=2)

@@ -3,9 +3,9 @@
 The picture is a function of canvas coordinates, so a 112x112 and a 1600x1200 rendering show the same scene; edges
 are antialiased from the signed distance instead of by supersampling, which also makes drawing fast.
 
-The cloth is always dyed the same way (`scene.DYE`): red fades to the right, blue downwards, green a little both ways. Its
-colour therefore tells where on the picture a patch is, which a small vision tower with only relative (rotary)
-positions would otherwise take very long to work out.
+The cloth is always dyed the same way (`scene.DYE`): red fades to the right, blue downwards, green a little
+both ways. Its colour therefore tells where on the picture a patch is, which a small vision tower with only
+relative (rotary) positions would otherwise take very long to work out.
 """
 
 import math

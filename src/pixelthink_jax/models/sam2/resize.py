@@ -1,7 +1,7 @@
 """Image resizing as torch does it, each a pair of small matrix products.
 
-A separable resize of an axis from `n` to `m` is an `[m, n]` matrix. The matrices are built by numpy from the formulas of
-torch's `F.interpolate(align_corners=False)`; the kernels are in `aten/src/ATen/native/cpu/UpSampleKernel.cpp`.
+A separable resize of an axis from `n` to `m` is an `[m, n]` matrix. The matrices are built by numpy from the formulas
+of torch's `F.interpolate(align_corners=False)`; the kernels are in `aten/src/ATen/native/cpu/UpSampleKernel.cpp`.
 Bicubic uses a = -0.75 (PIL and `jax.image.resize` use -0.5); `antialias` widens the triangle when shrinking.
 """
 
