@@ -57,7 +57,9 @@ def make() -> dict[str, np.ndarray]:
     from tests.parity.sam2_twin import make_twin
 
     twin = make_twin(SMALL)
-    state = {name: torch.tensor(weight(name, tuple(value.shape))) for name, value in twin.state_dict().items()}
+    state = {
+        name: torch.tensor(weight(name, tuple(value.shape))) for name, value in twin.state_dict().items()
+    }
     twin.load_state_dict(state)
     images = torch.tensor(pixels()).permute(0, 3, 1, 2)
     outputs: dict[str, np.ndarray] = {}

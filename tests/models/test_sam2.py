@@ -26,7 +26,9 @@ DECODE = jax.jit(model.decode_masks, static_argnums=3, static_argnames="multimas
 @pytest.fixture(scope="module")
 def params():
     table = tensor_table(SMALL)
-    return read_params(ArraySource({spec.name: weight(spec.name, spec.shape) for spec in table}, "golden"), table)
+    return read_params(
+        ArraySource({spec.name: weight(spec.name, spec.shape) for spec in table}, "golden"), table
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +71,17 @@ def test_masks_golden(params, features, golden, name, tokens):
 
 def test_batching_changes_nothing(params, features):
     """Prompts of different lengths in one call, two for each image, equal each prompt alone."""
-    both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *(prompts(n, tokens=8) for n in ("box", "box_points")))
+    both = jax.tree.map(
+        lambda *x: jnp.concatenate(x, axis=1), *(prompts(n, tokens=8) for n in ("box", "box_points"))
+    )
     together = DECODE(params, features, both, SMALL)
     for place, name in enumerate(("box", "box_points")):
-        alone = DECODE(params, jax.tree.map(lambda x: x[1:], features), jax.tree.map(lambda x: x[1:], prompts(name)), SMALL)
+        alone = DECODE(
+            params,
+            jax.tree.map(lambda x: x[1:], features),
+            jax.tree.map(lambda x: x[1:], prompts(name)),
+            SMALL,
+        )
         assert_close(together.low_res_masks[1:, place], np.asarray(alone.low_res_masks[:, 0]), 1e-5)
         assert_close(together.iou_predictions[1:, place], np.asarray(alone.iou_predictions[:, 0]), 1e-5)
 
@@ -108,7 +117,9 @@ def test_bfloat16_is_close(params):
     assert_close(rough, np.asarray(exact), 0.2)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("tiny", 31.4), ("small", 38.5), ("base-plus", 73.3), ("large", 216.9)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("tiny", 31.4), ("small", 38.5), ("base-plus", 73.3), ("large", 216.9)]
+)
 def test_published_sizes(name, millions):
     leaves = jax.tree.leaves(model.abstract_params(preset(name)))
     assert round(sum(leaf.size for leaf in leaves) / 1e6, 1) == millions
@@ -128,7 +139,9 @@ def test_large_model_shapes():
 
 def test_initial_model_is_finite_and_seeded():
     one, two = (model.init_params(SMALL, jax.random.key(seed)) for seed in (0, 1))
-    out = jax.jit(functools.partial(model.segment_logits, config=SMALL))(one, jnp.asarray(pixels()), prompts("box"))
+    out = jax.jit(functools.partial(model.segment_logits, config=SMALL))(
+        one, jnp.asarray(pixels()), prompts("box")
+    )
     assert np.isfinite(out.low_res_masks).all()
     kernel = one["vision_encoder"]["neck"]["convs_0"]["kernel"]
     assert not np.array_equal(kernel, two["vision_encoder"]["neck"]["convs_0"]["kernel"])
@@ -178,7 +191,10 @@ def hf_tree(**changes):
         ({"vision_config__backbone_config__hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"prompt_encoder_config__image_size": [96, 128]}, "one whole number for both sides"),
         ({"prompt_encoder_config__patch_size": 14}, "patch_size is 14, but the other fields make it 16"),
-        ({"vision_config__backbone_feature_sizes": [[256, 256], [128, 128], [64, 64]]}, "the other fields make it"),
+        (
+            {"vision_config__backbone_feature_sizes": [[256, 256], [128, 128], [64, 64]]},
+            "the other fields make it",
+        ),
         ({"vision_config__backbone_config__blocks_per_stage": "1,2"}, "expected whole numbers"),
         ({"vision_config__backbone_config__mlp_ratio": "four"}, "expected a number"),
         ({"mask_decoder_config": 3}, "expected a mapping"),

@@ -11,7 +11,8 @@ from pixelthink_jax.runtime.optim import OptimConfig, make_optimizer, schedule
 
 
 def rates(config: OptimConfig, steps: int) -> np.ndarray:
-    return np.asarray(schedule(config, 2.0, steps)(jnp.arange(steps + 1)))
+    rate = schedule(config, 2.0, steps)(jnp.arange(steps + 1))
+    return np.broadcast_to(rate, steps + 1)  # a constant one has no axis
 
 
 @pytest.mark.parametrize("warmup", [0, 5])

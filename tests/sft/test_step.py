@@ -71,7 +71,7 @@ def test_a_frozen_tower_does_not_move_by_a_bit(batch: DeviceBatch) -> None:
     step = make_train_step(policy.config, policy.processor.image_config, optimizer, freeze_vision=True)
     params = jax.tree.map(jnp.copy, policy.params)
     state = TrainState(params, optimizer.init(params), jnp.int32(0))
-    before = jax.device_get(params)
+    before = jax.tree.map(np.array, params)  # a copy: a view would keep the old state's memory
     for _ in range(2):
         state, metrics = step(state, batch)
     after = jax.device_get(state.params)

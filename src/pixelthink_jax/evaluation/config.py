@@ -66,7 +66,7 @@ class EvalConfig:
     Attributes:
         out: Folder for the rows, the summary and the table.
         policy: A policy folder, or the name of one that travels with the package.
-        segmenter: Likewise; None scores boxes only.
+        segmenter: A segmenter folder, or the name of one that travels with it; None scores boxes only.
         data: The questions.
         styles: `free` lets the policy think as it likes; the others force the first words of the shape world's
             chains of that style, and with them the length.
