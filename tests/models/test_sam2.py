@@ -13,6 +13,7 @@ from pixelthink_jax.models.folders import ArraySource
 from pixelthink_jax.models.sam2 import model
 from pixelthink_jax.models.sam2.config import PRESETS, Sam2Config, preset
 from pixelthink_jax.models.sam2.hf_config import from_hf, to_hf
+from pixelthink_jax.models.sam2.mask_decoder import choose_masks
 from pixelthink_jax.models.sam2.names import tensor_table
 from pixelthink_jax.models.sam2.prompt_encoder import NO_POINT, Prompts
 from pixelthink_jax.models.sam2.resize import apply_matrices, resize, resize_matrix
@@ -20,7 +21,7 @@ from pixelthink_jax.models.weights import read_params
 from tests.goldens.make_sam2 import GOLDEN, PROMPTS, SMALL, pixels, weight
 
 TOLERANCE = 1e-4
-DECODE = jax.jit(model.decode_masks, static_argnums=3, static_argnames="multimask")
+DECODE = jax.jit(model.decode_all_masks, static_argnums=3)
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +63,16 @@ def test_image_embedding_golden(features, golden):
 @pytest.mark.parametrize("tokens", [0, 8], ids=["exact", "padded"])
 @pytest.mark.parametrize("name", PROMPTS)
 def test_masks_golden(params, features, golden, name, tokens):
+    out = DECODE(params, features, prompts(name, tokens=tokens), SMALL)
     for multimask, kind in ((True, "multi"), (False, "single")):
-        out = DECODE(params, features, prompts(name, tokens=tokens), SMALL, multimask=multimask)
-        assert_close(out.low_res_masks[:, 0], golden[f"{name}_{kind}_masks"])
-        assert_close(out.iou_predictions[:, 0], golden[f"{name}_{kind}_ious"])
+        masks, ious = choose_masks(out.low_res_masks, out.iou_predictions, SMALL, multimask=multimask)
+        assert_close(masks[:, 0], golden[f"{name}_{kind}_masks"])
+        assert_close(ious[:, 0], golden[f"{name}_{kind}_ious"])
     assert_close(out.object_score_logits[:, 0], golden[f"{name}_object"])
 
 
 def test_batching_changes_nothing(params, features):
-    """Prompts of different lengths in one call, two for each image, equal each prompt alone."""
+    """Prompts of different lengths in one call, two for each image, equal each prompt by itself."""
     both = jax.tree.map(
         lambda *x: jnp.concatenate(x, axis=1), *(prompts(n, tokens=8) for n in ("box", "box_points"))
     )
@@ -129,7 +131,7 @@ def test_published_sizes(name, millions):
 def test_large_model_shapes():
     """The largest model is traced at its full size in a moment, without computing."""
     config = preset("large")
-    one = Prompts(jax.ShapeDtypeStruct((1, 1, 5, 2), jnp.float32), jax.ShapeDtypeStruct((1, 1, 5), jnp.int32))
+    one = Prompts(jnp.zeros((1, 1, 5, 2)), jnp.zeros((1, 1, 5), jnp.int32))
     image = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.bfloat16)
     run = functools.partial(model.segment_logits, config=config)
     out = jax.eval_shape(run, model.abstract_params(config), image, one)
@@ -229,6 +231,7 @@ def test_resize_matches_jax_where_definitions_agree():
 def test_padding_under_zero_columns_changes_nothing():
     image = np.random.default_rng(0).integers(0, 256, (10, 11, 3), np.uint8)
     rows, cols = resize_matrix(10, 8, "antialias"), resize_matrix(11, 8, "antialias")
-    padded = np.pad(image, ((0, 6), (0, 5), (0, 0)), constant_values=99)
-    wide = apply_matrices(padded, np.pad(rows, ((0, 0), (0, 6))), np.pad(cols, ((0, 0), (0, 5))))
-    np.testing.assert_allclose(wide, apply_matrices(image, rows, cols), atol=1e-4)
+    padded = jnp.asarray(np.pad(image, ((0, 6), (0, 5), (0, 0)), constant_values=99))
+    more = (jnp.asarray(np.pad(matrix, ((0, 0), (0, extra)))) for matrix, extra in ((rows, 6), (cols, 5)))
+    alone = apply_matrices(jnp.asarray(image), jnp.asarray(rows), jnp.asarray(cols))
+    np.testing.assert_allclose(apply_matrices(padded, *more), alone, atol=1e-4)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -59,10 +60,12 @@ def init_params(config: Sam2Config, key: jax.Array, dtype: Any = jnp.float32) ->
     """
     abstract = abstract_params(config)
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [_draw(path[-1].key, leaf.shape, k) for (path, leaf), k in zip(leaves, keys, strict=True)]
+    # One draw for all leaves: a draw for each would compile a program for each shape.
+    normal = np.asarray(jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),)))
+    parts = np.split(normal, np.cumsum([leaf.size for _, leaf in leaves])[:-1])
+    drawn = [_scaled(path[-1].key, part.reshape(leaf.shape)) for (path, leaf), part in zip(leaves, parts, strict=True)]
     params = jax.tree.unflatten(jax.tree.structure(abstract), drawn)
-    params["shared_image_embedding"] = jax.tree.map(jnp.copy, params["prompt_encoder"]["shared_embedding"])
+    params["shared_image_embedding"] = dict(params["prompt_encoder"]["shared_embedding"])
     for level in params["vision_encoder"]["neck"].values():
         level["kernel"] *= _NECK_GAIN
     transformer = params["mask_decoder"]["transformer"]
@@ -74,8 +77,8 @@ def init_params(config: Sam2Config, key: jax.Array, dtype: Any = jnp.float32) ->
     ]
     for attention in [*cross, transformer["final_attn_token_to_image"]]:
         attention["q_proj"]["kernel"] *= _PLACE_GAIN
-        attention["k_proj"]["kernel"] = jnp.copy(attention["q_proj"]["kernel"])
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        attention["k_proj"]["kernel"] = attention["q_proj"]["kernel"]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
 
 def encode_image(params: Params, pixels: Float[Array, "b S S 3"], config: Sam2Config) -> ImageFeatures:
@@ -159,15 +162,15 @@ def segment_logits(
     return decode_all_masks(params, encode_image(params, pixels, config), prompts, config)
 
 
-def _draw(name: str, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
-    """One leaf from its name."""
+def _scaled(name: str, normal: np.ndarray) -> np.ndarray:
+    """One leaf from its name and standard normal numbers."""
     if name in ("scale", "bias"):
-        return jnp.full(shape, float(name == "scale"))
+        return np.full(normal.shape, float(name == "scale"), np.float32)
     if "kernel" in name:
-        fan_in = shape[-2] if name == "transpose_kernel" else math.prod(shape[:-1])
-        return jax.random.truncated_normal(key, -2.0, 2.0, shape) * fan_in**-0.5
+        fan_in = normal.shape[-2] if name == "transpose_kernel" else math.prod(normal.shape[:-1])
+        return normal * np.float32(fan_in**-0.5)
     # Tokens as large as the Fourier features they are added to, as the original draws them; maps start small.
-    return jax.random.normal(key, shape) * (0.02 if name in _SMALL else 1.0)
+    return normal * np.float32(0.02 if name in _SMALL else 1.0)
 
 
 def _init_modules(config: Sam2Config) -> Params:
