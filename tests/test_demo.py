@@ -47,7 +47,8 @@ def test_the_report_stands_alone(demo, config):
     assert all(value.startswith("data:image/png;base64,") for value in sources)
     assert all(example.query in read.text for example, _ in demo.shown)
     assert (
-        "3 held-out scenes" in read.text
+        "3 drawn scenes of the test split" in read.text
+        and str(config.policy) in read.text
         and "95 % interval" in read.text
         and "1600 x 1200 pixels" in read.text
     )

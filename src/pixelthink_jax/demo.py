@@ -26,6 +26,7 @@ from pixelthink_jax.evaluation.length_table import LengthTable, forced_length_ta
 from pixelthink_jax.evaluation.summary import ALL, LEVELS
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.segmentation import check_out_dir, load_models, segment
+from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Example, Segmentation
 
@@ -168,13 +169,12 @@ def demo_page(found: Demo, config: DemoConfig) -> str:
     summaries = found.table.summaries["free"]
     n = summaries[ALL].n
     return page(
-        "pixelthink: what the tiny models see",
-        tag("h1", "What the tiny models see"),
+        "pixelthink: what the models see",
+        tag("h1", "What the models see"),
         tag(
             "p",
-            "An image and a question go in; a policy thinks, points with a box and two points, and a segmenter draws "
-            "the mask. These are the real architectures (Qwen2.5-VL and SAM2) at a tiny size, trained on drawn "
-            f"scenes. Below: {n} held-out scenes that no training run has read.",
+            "An image and a question go in; a policy thinks, points with a box and two points, and a segmenter "
+            f"draws the mask. {_models(config)} Below: {n} drawn scenes of the {SPLIT} split.",
         ),
         report.tiles(summaries[ALL]),
         tag("h2", "By difficulty of the question"),
@@ -195,6 +195,12 @@ def demo_page(found: Demo, config: DemoConfig) -> str:
         tag("h2", "How this was made"),
         _provenance(found, config),
     )
+
+
+def _models(config: DemoConfig) -> str:
+    if config.policy is None and config.segmenter is None:
+        return "These are the real architectures (Qwen2.5-VL and SAM2) at a tiny size, trained on other such scenes."
+    return f"Policy: {config.policy or TINY_POLICY}. Segmenter: {config.segmenter or TINY_SEGMENTER}."
 
 
 def _cards(shown: tuple[tuple[Example, Segmentation], ...]) -> Html:

@@ -12,7 +12,7 @@ from pixelthink_jax.models.qwen_vl.hf_config import config_from_hf, config_to_hf
 from pixelthink_jax.models.qwen_vl.presets import PRESETS
 from tests.models.qwen_small import SMALL, TIED, named_params
 
-# The file published with the 7B model, word for word but for its order.
+# The layout and values of the file published with the 7B model, as far as they are documented.
 PUBLISHED_7B = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],
     "attention_dropout": 0.0,

@@ -71,9 +71,9 @@ def test_model_pixels_are_those_of_the_resized_image():
 
 def test_places_are_clipped_to_the_image():
     result = segment(
-        scripted_policy(said((-50, -9, 900, 2000), (-3, 839), (1e9, -1e9))), BoxSegmenter(), IMAGE, QUERY
+        scripted_policy(said((-50, -9, 900, 2000), (-3, 420), (1e9, -1e9))), BoxSegmenter(), IMAGE, QUERY
     )
-    assert result.answer == Answer(box_xyxy=(0.0, 0.0, 84.0, 42.0), points_xy=((0.0, 41.0), (83.0, 0.0)))
+    assert result.answer == Answer(box_xyxy=(0.0, 0.0, 84.0, 42.0), points_xy=((0.0, 21.0), (83.0, 0.0)))
     assert result.mask.all()
 
 

@@ -29,6 +29,17 @@ _COLUMNS = (
     ("tokens", "tokens of thought", False),
     ("completion_tokens", "tokens in all", False),
 )
+_CAUSES = {
+    "tags": "not one thought and one answer in their tags",
+    "no_json": "no JSON object in the text",
+    "invalid_json": "the object is not valid JSON",
+    "no_box": "no box",
+    "box_length": "a box that is not a list of four",
+    "box_values": "a box that is not of finite numbers",
+    "no_points": "not both points",
+    "points_length": "a point that is not a list of two",
+    "points_values": "a point that is not of whole numbers",
+}
 _TILES = ("giou", "ciou", "valid", "words")
 
 
@@ -69,7 +80,11 @@ def failure_table(rows: Sequence[Row]) -> Html:
     """How often each cause made a completion invalid, and how many ran into the token limit."""
     causes = Counter(row.failure for row in rows if row.failure)
     cut = sum(row.finish_reason == "length" for row in rows)
-    counts = [*causes.most_common(), ("stopped by the token limit", cut), ("completions in all", len(rows))]
+    counts = [
+        *((_CAUSES.get(cause, cause), count) for cause, count in causes.most_common()),
+        ("stopped by the token limit", cut),
+        ("completions in all", len(rows)),
+    ]
     return table(["cause", "completions"], counts)
 
 
