@@ -63,7 +63,10 @@ def init_params(config: Sam2Config, key: jax.Array, dtype: Any = jnp.float32) ->
     # One draw for all leaves: a draw for each would compile a program for each shape.
     normal = np.asarray(jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),)))
     parts = np.split(normal, np.cumsum([leaf.size for _, leaf in leaves])[:-1])
-    drawn = [_scaled(path[-1].key, part.reshape(leaf.shape)) for (path, leaf), part in zip(leaves, parts, strict=True)]
+    drawn = [
+        _scaled(path[-1].key, part.reshape(leaf.shape))
+        for (path, leaf), part in zip(leaves, parts, strict=True)
+    ]
     params = jax.tree.unflatten(jax.tree.structure(abstract), drawn)
     params["shared_image_embedding"] = dict(params["prompt_encoder"]["shared_embedding"])
     for level in params["vision_encoder"]["neck"].values():
