@@ -9,6 +9,8 @@ from pixelthink_jax.config import load_config
 from pixelthink_jax.data import shapes_builder
 from pixelthink_jax.sft import run
 from pixelthink_jax.sft.config import SftConfig
+from pixelthink_jax.train_segmenter import run as segmenter_run
+from pixelthink_jax.train_segmenter.config import SegmenterConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "sft_tiny.yaml"
 
@@ -75,6 +77,29 @@ def test_mistakes_are_one_line(runs, tmp_path, text, flags, says, capsys):
     assert not runs
 
 
+def test_train_segmenter_runs_its_file_under_its_flags(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def train(config: SegmenterConfig, *, on_log) -> tuple[None, dict[str, float]]:
+        seen.append(config)
+        on_log(config.log_every, {"iou": 0.5, "seconds_per_step": 0.1})
+        return None, {"iou": 0.75}
+
+    monkeypatch.setattr(segmenter_run, "run_train_segmenter", train)
+    path = CONFIG.with_name("segmenter_tiny.yaml")
+    assert cli.main(["train-segmenter", "--config", str(path)]) == 0
+    assert (
+        cli.main(["train-segmenter", "--config", str(path), "--prompts.objects", "2", "--out", str(tmp_path)])
+        == 0
+    )
+    file = load_config(SegmenterConfig, path)
+    assert seen[0] == file and type(seen[0]) is SegmenterConfig
+    assert seen[1].prompts.objects == 2 and seen[1].model == file.model and seen[1].out == str(tmp_path)
+    assert "iou 0.7500" in capsys.readouterr().out
+    assert cli.main(["train-segmenter"]) == 2
+    assert "--config is missing" in capsys.readouterr().err
+
+
 def test_prepare_hands_over_its_flags(tmp_path, monkeypatch, capsys):
     seen = []
 
@@ -84,10 +109,10 @@ def test_prepare_hands_over_its_flags(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(shapes_builder, "build_shapereason", build)
     assert cli.main(["prepare", "shapes", "--out", str(tmp_path), "--sizes", "train", "20", "ood", "5"]) == 0
-    assert cli.main(["prepare", "shapes", "--out", str(tmp_path), "--seed", "3", "--task", "listing"]) == 0
+    assert cli.main(["prepare", "shapes", "--out", str(tmp_path), "--seed", "3"]) == 0
     assert seen == [
-        (tmp_path, {"train": 20, "ood": 5}, {"seed": 0, "task": "reason"}),
-        (tmp_path, shapes_builder.SMALL_SIZES, {"seed": 3, "task": "listing"}),
+        (tmp_path, {"train": 20, "ood": 5}, {"seed": 0}),
+        (tmp_path, shapes_builder.SMALL_SIZES, {"seed": 3}),
     ]
     assert f"path: {tmp_path}/shape_reason/1.0.0" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from pixelthink_jax.data.sources import FirstExamples
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
 from pixelthink_jax.evaluation.length_table import forced_length_table, headline, style_prefix
-from pixelthink_jax.evaluation.run import described, model_folder
+from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import summarise
 from pixelthink_jax.processing.policy_format import PolicyFormat
@@ -180,7 +180,3 @@ def test_settings_that_cannot_be():
         EvalDataConfig(examples=0)
     with pytest.raises(InputError, match="model nowhere: no such folder"):
         model_folder("nowhere")
-
-
-def test_what_is_kept_beside_the_numbers_is_the_config():
-    assert described(EvalConfig(styles=("none",)))["styles"] == ["none"]

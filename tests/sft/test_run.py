@@ -13,12 +13,13 @@ from PIL import Image
 from pixelthink_jax.config import from_tree
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
+from pixelthink_jax.runtime.meter import Meter
 from pixelthink_jax.runtime.optim import OptimConfig
 from pixelthink_jax.runtime.run_log import read_log
 from pixelthink_jax.sft import run
 from pixelthink_jax.sft.config import SftConfig
 from pixelthink_jax.sft.new_policy import new_policy
-from pixelthink_jax.sft.run import Meter, run_sft
+from pixelthink_jax.sft.run import run_sft
 from tests.rl.tiny_policy import pictures, tiny_policy
 
 ANSWERS = ("left", "<think> red cup</think>", "cup near the cup", "of the cup left", "<answer>", "of")

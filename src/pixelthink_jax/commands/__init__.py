@@ -1,7 +1,9 @@
 """One module a command: flags in `Args`, work in `main(args)`; `pixelthink_jax.cli` dispatches to them."""
 
+import dataclasses
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 
 def config_path(argv: list[str]) -> Path | None:
@@ -18,6 +20,11 @@ def config_path(argv: list[str]) -> Path | None:
         if name and name != flag:
             return _given_or_packaged(Path(name))
     return None
+
+
+def settings_of(kind: type, config: Any) -> dict[str, Any]:
+    """The fields of the dataclass `kind` as `config` has them, without those of a command's `Args` around it."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
 
 
 def _given_or_packaged(path: Path) -> Path:

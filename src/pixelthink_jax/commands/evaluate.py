@@ -1,9 +1,8 @@
 """`pixelthink evaluate`: a policy and a segmenter over a dataset, once for each chain style."""
 
-import dataclasses
 from dataclasses import dataclass
 
-from pixelthink_jax.commands import config_path
+from pixelthink_jax.commands import config_path, settings_of
 from pixelthink_jax.config import load_config
 from pixelthink_jax.evaluation.config import EvalConfig
 
@@ -21,10 +20,7 @@ def defaults(argv: list[str]) -> Args:
     path = config_path(argv)
     if path is None:
         return Args()
-    settings = load_config(EvalConfig, path)
-    return Args(
-        config=str(path), **{f.name: getattr(settings, f.name) for f in dataclasses.fields(EvalConfig)}
-    )
+    return Args(config=str(path), **settings_of(EvalConfig, load_config(EvalConfig, path)))
 
 
 def main(args: Args) -> None:
@@ -38,6 +34,6 @@ def main(args: Args) -> None:
         def show(style: str, done: int, total: int) -> None:
             bar.update(tasks[style], completed=done, total=total)
 
-        table = evaluate(args, on_progress=show)
+        table = evaluate(EvalConfig(**settings_of(EvalConfig, args)), on_progress=show)
     print(table.markdown())
     print(f"rows, summary.json and table.md are in {args.out}")

@@ -19,8 +19,6 @@ class Args:
     """Rows of each split, such as "train 2000 test 500"; every split at a small size if not given."""
     seed: int = 0
     """Seed of the world."""
-    task: Literal["reason", "listing"] = "reason"
-    """Questions with reasons, or scenes with every object listed."""
 
 
 def main(args: Args) -> None:
@@ -30,7 +28,7 @@ def main(args: Args) -> None:
 
     check_out_dir(args.out)
     sizes = args.sizes or SMALL_SIZES
-    folder = build_shapereason(args.out, sizes, seed=args.seed, task=args.task)
+    folder = build_shapereason(args.out, sizes, seed=args.seed)
     rows = ", ".join(f"{split} {count}" for split, count in sizes.items())
     print(
         f"built {folder} ({rows} rows); read it with data: {{name: array_record, path: {folder}, split: ...}}"

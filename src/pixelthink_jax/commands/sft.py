@@ -1,12 +1,10 @@
 """`pixelthink sft`: supervised training of a policy from one config file, continued where it stopped."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 
-from pixelthink_jax.commands import config_path
+from pixelthink_jax.commands import config_path, settings_of
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.sft.config import SftConfig, StageConfig
@@ -25,7 +23,7 @@ def defaults(argv: list[str]) -> Args:
     """The settings of the file that `--config` names; for `--help` without one, a bare run."""
     path = config_path(argv)
     if path is not None:
-        return Args(config=str(path), **_settings(load_config(SftConfig, path)))
+        return Args(config=str(path), **settings_of(SftConfig, load_config(SftConfig, path)))
     if not {"-h", "--help"} & set(argv):
         raise InputError(
             "sft: --config is missing; give a run config, such as --config configs/sft_tiny.yaml"
@@ -38,7 +36,7 @@ def main(args: Args) -> None:
     from pixelthink_jax.commands._progress import progress_bar
     from pixelthink_jax.sft.run import run_sft
 
-    config = SftConfig(**_settings(args))
+    config = SftConfig(**settings_of(SftConfig, args))
     with progress_bar() as bar:
         task = bar.add_task("training", total=config.steps, note="")
 
@@ -50,8 +48,3 @@ def main(args: Args) -> None:
     print(
         f"trained for {config.steps} steps; the policy is in {config.out}/policy, the log in {config.out}/metrics.jsonl"
     )
-
-
-def _settings(config: SftConfig) -> dict[str, Any]:
-    """The fields of a run config, without those of the command around it."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(SftConfig)}

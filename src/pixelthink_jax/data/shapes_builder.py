@@ -26,16 +26,13 @@ SMALL_SIZES: dict[str, int] = {"train": 2000, "validation": 500, "tuning": 500, 
 _TEXTS = ("id", "query", "solution", "level", "completion", "instruction", "metadata")
 
 
-def build_shapereason(
-    out_dir: str | Path, sizes: Mapping[str, int] | None = None, *, seed: int = 0, task: str = "reason"
-) -> Path:
+def build_shapereason(out_dir: str | Path, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> Path:
     """Write the first rows of each split under `out_dir`.
 
     Args:
         out_dir: Parent folder; created if absent.
         sizes: Rows of each split; None means `SMALL_SIZES`.
         seed: World seed.
-        task: `reason` or `listing`.
 
     Returns:
         The folder that `read_shapereason` takes.
@@ -48,7 +45,7 @@ def build_shapereason(
     sources: dict[str, ShapeReason] = {}
     for split, size in sizes.items():
         try:
-            sources[split] = ShapeReason(split, seed=seed, task=task)
+            sources[split] = ShapeReason(split, seed=seed)
         except ValueError as error:
             raise InputError(str(error)) from error
         if not 0 < size <= len(sources[split]):

@@ -1,7 +1,6 @@
 """A whole evaluation from its config: models and data opened, questions asked, results written."""
 
 from pathlib import Path
-from typing import Any
 
 from pixelthink_jax.config import to_tree
 from pixelthink_jax.data.sources import open_source
@@ -35,7 +34,7 @@ def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) ->
         seed=config.seed,
         on_progress=on_progress,
     )
-    table.save(config.out, about=described(config))
+    table.save(config.out, about=to_tree(config))
     return table
 
 
@@ -51,8 +50,3 @@ def model_folder(name: str) -> Path:
     if name in (TINY_POLICY, TINY_SEGMENTER):
         return default_folder(name)
     raise InputError(f"model {name}: no such folder; give one, or {TINY_POLICY} or {TINY_SEGMENTER}")
-
-
-def described(config: EvalConfig) -> dict[str, Any]:
-    """The settings that belong to an evaluation, kept beside its numbers."""
-    return to_tree(EvalConfig(**{name: getattr(config, name) for name in EvalConfig.__dataclass_fields__}))

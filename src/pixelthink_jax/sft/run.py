@@ -1,7 +1,6 @@
 """The supervised run: policy and data in, trained policy folder out; resumable at every checkpoint."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,7 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
@@ -26,8 +26,6 @@ from pixelthink_jax.sft.config import DataConfig, SftConfig
 from pixelthink_jax.sft.new_policy import new_policy
 from pixelthink_jax.sft.step import DeviceBatch, TrainState, make_train_step
 from pixelthink_jax.types import Example
-
-Metrics = dict[str, float]
 
 
 def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None = None) -> Policy:
@@ -89,26 +87,6 @@ def _train(
             }
             checkpoints.save(step, state, extra, force=step == config.steps)
     return state
-
-
-class Meter:
-    """Averages metrics between log rows; reads the device only then, so steps are dispatched ahead."""
-
-    def __init__(self, every: int, *, last: int):
-        """`every` is the number of steps in a row; the `last` step ends a row too."""
-        self._every, self._last, self._pending, self._since = every, last, [], time.perf_counter()
-
-    def update(self, step: int, metrics: dict[str, Any]) -> Metrics | None:
-        """Adds one step; returns the averaged row when it is due."""
-        self._pending.append(metrics)
-        if step % self._every and step != self._last:
-            return None
-        rows = jax.device_get(self._pending)
-        now = time.perf_counter()
-        row = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
-        row["seconds_per_step"] = (now - self._since) / len(rows)
-        self._pending, self._since = [], now
-        return row
 
 
 def stage_batches(

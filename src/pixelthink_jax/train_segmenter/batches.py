@@ -1,9 +1,9 @@
 """Batches of scenes with prompts and masks: batch `k` is a pure function of (config, k), so a run resumes anywhere."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 
 import jax
 import numpy as np
@@ -37,35 +37,16 @@ class SceneBatch:
 
 def scene_batches(config: SegmenterConfig, image_size: int, start: int) -> Generator[SceneBatch]:
     """Endless batches from number `start` on, drawn on a second thread and put on the device."""
-    ready: queue.Queue[Any] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="scenes") as thread:
 
-    def draw() -> None:
-        number = start
-        while not stopped.is_set():
-            try:
-                item: Any = jax.device_put(make_batch(config, image_size, number))
-            except Exception as error:  # noqa: BLE001 - handed to the reader, which raises it
-                item = error
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            number += 1
+        def draw(number: int) -> Future[SceneBatch]:
+            return thread.submit(lambda: jax.device_put(make_batch(config, image_size, number)))
 
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+        ahead = deque(draw(start + i) for i in range(_AHEAD))
+        for number in count(start + _AHEAD):
+            batch = ahead.popleft().result()
+            ahead.append(draw(number))
+            yield batch
 
 
 def make_batch(config: SegmenterConfig, image_size: int, number: int) -> SceneBatch:
@@ -77,20 +58,20 @@ def make_batch(config: SegmenterConfig, image_size: int, number: int) -> SceneBa
         number: Index of the batch, from 0.
     """
     world, rng = ShapeReason(config.split), np.random.default_rng([config.seed, number])
-    size, count = (image_size, image_size), config.prompts.objects
+    size, per_scene = (image_size, image_size), config.prompts.objects
     images, masks, points, labels = [], [], [], []
     for place in range(config.batch_images):
         graph = world.asked((number * config.batch_images + place) % len(world)).graph
         images.append(render(graph.scene, size))
         # Fewer objects than prompts: some are asked for twice, with other jitter.
-        order = np.resize(rng.permutation(len(graph.objects)), count)
+        order = np.resize(rng.permutation(len(graph.objects)), per_scene)
         for index in order:
             mask = render_mask(graph.scene, graph.scene.shapes.index(graph.objects[index].shape), size)
             places, kinds = draw_prompt(mask, config.prompts, rng)
             masks.append(mask)
             points.append(places)
             labels.append(kinds)
-    batch = (config.batch_images, count)
+    batch = (config.batch_images, per_scene)
     prompts = Prompts(
         np.stack(points).reshape(*batch, _PROMPT_TOKENS, 2), np.stack(labels).reshape(*batch, _PROMPT_TOKENS)
     )

@@ -1,8 +1,8 @@
 """The segmenter run: scenes in, trained Hugging Face folder out; resumable at every checkpoint."""
 
 import json
-import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -12,8 +12,10 @@ import numpy as np
 from pixelthink_jax.config import to_tree
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.sam2 import checkpoint
-from pixelthink_jax.models.sam2.model import init_params
+from pixelthink_jax.models.sam2.config import Sam2Config
+from pixelthink_jax.models.sam2.model import Params, init_params
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.segmenter import Segmenter
@@ -21,8 +23,6 @@ from pixelthink_jax.train_segmenter.batches import scene_batches
 from pixelthink_jax.train_segmenter.config import SegmenterConfig
 from pixelthink_jax.train_segmenter.evaluate import evaluate_segmenter
 from pixelthink_jax.train_segmenter.loss import TrainState, make_train_step
-
-Metrics = dict[str, float]
 
 
 def run_train_segmenter(
@@ -47,39 +47,37 @@ def run_train_segmenter(
         assert config.model is not None  # the config holds one of the two
         model = config.model
         params = init_params(model, jax.random.key(config.seed))
+    with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
+        params = _train(params, model, config, checkpoints, on_log)
+    return _export(config, Segmenter(params, model))
+
+
+def _train(
+    params: Params,
+    model: Sam2Config,
+    config: SegmenterConfig,
+    checkpoints: Checkpoints,
+    on_log: Callable[[int, Metrics], None] | None,
+) -> Params:
+    """The loop of `run_train_segmenter`; returns the trained parameters."""
     optimizer = make_optimizer(config.optim, config.steps)
-    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-    checkpoints = Checkpoints(config.out, every=config.checkpoint_every)
-    step = 0
+    state, done = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), 0
     if checkpoints.latest_step() is not None:
-        step, state, _ = checkpoints.restore(state)
-    log = RunLog(config.out, resume_step=step)
+        done, state, _ = checkpoints.restore(state)
     train_step = make_train_step(model, config, optimizer)
-    pending, since = [], time.perf_counter()
-    batches = scene_batches(config, model.image_size, step)
-    while step < config.steps:
-        state, metrics = train_step(state, next(batches))
-        pending.append(metrics)
-        step += 1
-        if step % config.log_every == 0:
-            row, now = _mean_row(pending), time.perf_counter()
-            row["seconds_per_step"] = (now - since) / len(pending)
-            pending, since = [], now
-            _check_finite(step, row)
-            log.write(step, row)
-            if on_log:
-                on_log(step, row)
-        checkpoints.save(step, state, {"config": to_tree(config)}, force=step == config.steps)
-    batches.close()
-    checkpoints.close()
-    log.close()
-    return _export(config, Segmenter(state.params, model))
-
-
-def _mean_row(pending: list[dict[str, jax.Array]]) -> Metrics:
-    """Averages of the steps since the last row; the device is read only here, so steps are dispatched ahead."""
-    rows = jax.device_get(pending)
-    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+    meter = Meter(config.log_every, last=config.steps)
+    batches = scene_batches(config, model.image_size, done)
+    with closing(RunLog(config.out, resume_step=done)) as log, closing(batches):
+        for step in range(done + 1, config.steps + 1):
+            state, metrics = train_step(state, next(batches))
+            row = meter.update(step, metrics)
+            if row:
+                _check_finite(step, row)
+                log.write(step, row)
+                if on_log:
+                    on_log(step, row)
+            checkpoints.save(step, state, {"config": to_tree(config)}, force=step == config.steps)
+    return state.params
 
 
 def _check_finite(step: int, row: Metrics) -> None:

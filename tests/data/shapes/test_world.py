@@ -136,16 +136,26 @@ def test_render_size_changes_picture_and_mask_but_no_text():
         assert np.abs(box - truth).max() <= 840 / 112 + 840 / 192 + 1
 
 
-def test_listing_names_every_object_and_ends_with_the_answer():
+def test_listing_says_what_is_where_and_nothing_else():
     world = ShapeReason("train", task="listing", render_size=(32, 32))
     for i in range(12):
         row, graph = world[i], world.asked(i).graph
-        assert row.query.startswith("list every shape and then the ")
-        question = row.query.removeprefix("list every shape and then ")
-        (answer,) = answers(question, look(graph))
-        item = graph.objects[answer]
-        assert f"it is a {item.shape.phrase} at {' '.join(map(str, item.box))}.</think>" in row.completion
-        assert len(re.findall(r" at \d+ \d+ \d+ \d+", row.completion)) == len(graph.objects) + 1
+        said = [f"a {item.shape.phrase} at {' '.join(map(str, item.box))}." for item in graph.objects]
+        assert re.split(r" ?(?:first|second|third|fourth|fifth|sixth|seventh) ", row.completion)[1:] == said
+        assert row.query == "list every shape" and row.image.shape == (32, 32, 3)
+        assert row.solution is None and row.mask is None and row.difficulty is None
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_listing_of_small_scenes_has_every_count_up_to_the_most(most):
+    world = ShapeReason("train", task="listing", render_size=(32, 32), most_objects=most)
+    assert {world[i].completion.count(" at ") for i in range(40)} == set(range(1, most + 1))
+
+
+def test_most_objects_belongs_to_listing():
+    for settings in ({"most_objects": 2}, {"most_objects": 0, "task": "listing"}):
+        with pytest.raises(ValueError, match="expected at least 1, and the listing task"):
+            ShapeReason("train", **settings)
 
 
 def test_scene_examples_ask_several_things_of_one_picture():

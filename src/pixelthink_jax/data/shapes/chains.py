@@ -22,11 +22,14 @@ from pixelthink_jax.data.shapes.reasons import (
 from pixelthink_jax.data.shapes.scene import SceneGraph
 from pixelthink_jax.data.shapes.wording import canonical
 
-STYLES = {"none": 0.10, "short": 0.14, "medium": 0.16, "long": 0.60}
+STYLES = {"none": 0.16, "short": 0.12, "medium": 0.14, "long": 0.58}
 """Share of each style among ordinary rows."""
 
 OPENINGS = {"none": "", "short": "It is", "medium": "Looking for", "long": "There are"}
 """First words of a chain in each style."""
+
+LIST_QUERY = "list every shape"
+"""The query of the dense target of pre-training."""
 
 BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
@@ -59,10 +62,9 @@ def chain(query: Query, trace: Trace, graph: SceneGraph, style: str, rng: np.ran
     raise ValueError(f"unknown chain style {style!r}; expected one of {', '.join(STYLES)}")
 
 
-def listing_chain(query: Query, trace: Trace, graph: SceneGraph) -> str:
-    """Every object with its box, left to right, then the one asked for: the dense target of pre-training."""
-    names = _all_names(graph)
-    return " ".join([_count(graph), *listed(graph, names), *_conclusion(trace, graph, names)])
+def listing(graph: SceneGraph) -> str:
+    """Every object with its box, left to right, as long chains begin: the dense target of pre-training."""
+    return " ".join(listed(graph, _all_names(graph)))
 
 
 def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:

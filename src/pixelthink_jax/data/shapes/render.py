@@ -3,9 +3,10 @@
 The picture is a function of canvas coordinates, so a 112x112 and a 1600x1200 rendering show the same scene; edges
 are antialiased from the signed distance instead of by supersampling, which also makes drawing fast.
 
-The cloth is always dyed the same way (`scene.DYE`): red fades to the right, blue downwards, green a little
-both ways. Its colour therefore tells where on the picture a patch is, which a small vision tower with only
-relative (rotary) positions would otherwise take very long to work out.
+The cloth is always dyed the same way (`scene.DYE`): red fades to the right and blue downwards, both across the
+grey that green keeps. So red minus green tells how far right a patch is and blue minus green how far down, whatever
+the texture's brightness; a small vision tower with only relative (rotary) positions would otherwise take very long
+to work that out.
 """
 
 import math
@@ -75,10 +76,9 @@ def _texture(
         if background.kind == "checker":
             pattern *= np.sin((y[:, None] * cos - x[None, :] * sin) * turn)
         grey += strength * 0.7 * np.clip(3 * pattern, -1, 1)
-    picture = np.empty((height, width, 3), np.float32)
-    for channel, (lost_x, lost_y) in enumerate(DYE):
-        dye = 1 - lost_y * (y / canvas[1])[:, None] - lost_x * (x / canvas[0])[None, :]
-        picture[..., channel] = grey * dye
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    picture[..., 0] += DYE * (1 - 2 * x / canvas[0])
+    picture[..., 2] += DYE * (1 - 2 * y / canvas[1])[:, None]
     return picture
 
 

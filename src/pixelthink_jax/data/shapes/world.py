@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pixelthink_jax.data.shapes.asking import BY_LEVEL, HELD_OUT, SUPERLATIVE, Structure, propose
-from pixelthink_jax.data.shapes.chains import BRIEF, STYLES, chain, listing_chain, sample_style
+from pixelthink_jax.data.shapes.asking import BY_LEVEL, HELD_OUT, Structure, propose
+from pixelthink_jax.data.shapes.chains import BRIEF, LIST_QUERY, STYLES, chain, listing, sample_style
 from pixelthink_jax.data.shapes.difficulty import Difficulty, distractors, score
-from pixelthink_jax.data.shapes.queries import Description, Query, Trace
+from pixelthink_jax.data.shapes.queries import Query, Trace
 from pixelthink_jax.data.shapes.render import render, render_mask
 from pixelthink_jax.data.shapes.scene import (
     CANVASES,
@@ -20,7 +20,7 @@ from pixelthink_jax.data.shapes.scene import (
     observe,
     sample_scene,
 )
-from pixelthink_jax.data.shapes.wording import ask, canonical
+from pixelthink_jax.data.shapes.wording import ask
 from pixelthink_jax.data.targets import completion_text, difficulty_level, solution_text
 from pixelthink_jax.types import Example, Level
 
@@ -84,8 +84,8 @@ class ShapeReason:
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {known}")
-        if most_objects is not None and (task != "listing" or most_objects < 2):
-            raise ValueError(f"most_objects={most_objects}: expected at least 2, and the listing task")
+        if most_objects is not None and (task != "listing" or most_objects < 1):
+            raise ValueError(f"most_objects={most_objects}: expected at least 1, and the listing task")
         self.split, self.seed, self.task = split, seed, task
         self.chain_style, self.render_size, self.most_objects = chain_style, render_size, most_objects
 
@@ -154,20 +154,18 @@ class ShapeReason:
         return self._row(asked, name, words, thinking, style, BRIEF if brief else None)
 
     def _listing(self, index: int) -> Example:
-        """A scene with the question for its extreme object."""
-        rng = self._rng(index, "listing")
+        """What is where, and no question: so no solution, mask or difficulty."""
         if self.most_objects is None:
-            # A scene without any clear extreme is rare; its own question serves as well.
-            own = self.asked(index)
-            asked = _extreme(own.graph, rng) or own
+            graph = self.asked(index).graph
         else:
-            asked = None
-            while asked is None:
-                asked = _extreme(_small_scene(rng, self.most_objects), rng)
-        query, trace, graph = asked.query, asked.trace, asked.graph
-        words = f"list every shape and then {canonical(query)}"
-        thinking = listing_chain(query, trace, graph)
-        return self._row(asked, f"{self.split}-{self.seed}-{index}-listing", words, thinking, "listing", None)
+            graph = _small_scene(self._rng(index, "listing"), self.most_objects)
+        return Example(
+            id=f"{self.split}-{self.seed}-{index}-listing",
+            image=render(graph.scene, self.render_size),
+            query=LIST_QUERY,
+            completion=listing(graph),
+            metadata={"objects": len(graph.objects), "canvas": [graph.scene.width, graph.scene.height]},
+        )
 
     def _row(
         self, asked: Asked, name: str, words: str, thinking: str, style: str, instruction: str | None
@@ -202,19 +200,10 @@ class ShapeReason:
         )
 
 
-def _extreme(graph: SceneGraph, rng: np.random.Generator) -> Asked | None:
-    """The question for the scene's extreme object of some kind, or None when no object stands out clearly."""
-    options = [(q, t) for q, t in propose(SUPERLATIVE, graph, rng) if q.description == Description()]
-    if not options:
-        return None
-    query, trace = options[0]
-    return Asked(graph, query, trace, score(query, trace, graph), None)
-
-
 def _small_scene(rng: np.random.Generator, most_objects: int) -> SceneGraph:
-    """A scene of two to `most_objects` objects."""
+    """A scene of one to `most_objects` objects."""
     while True:
-        count = int(rng.integers(2, most_objects + 1))
+        count = int(rng.integers(1, most_objects + 1))
         canvas = CANVASES[int(rng.integers(len(CANVASES)))]
         graph = observe(sample_scene(rng, count=count, canvas=canvas))
         if graph is not None:

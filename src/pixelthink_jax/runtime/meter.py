@@ -1,0 +1,29 @@
+"""Metrics of a training loop, averaged between the rows of its log."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+Metrics = dict[str, float]
+
+
+class Meter:
+    """Averages metrics between log rows; reads the device only then, so steps are dispatched ahead."""
+
+    def __init__(self, every: int, *, last: int):
+        """`every` is the number of steps in a row; the `last` step ends a row too."""
+        self._every, self._last, self._pending, self._since = every, last, [], time.perf_counter()
+
+    def update(self, step: int, metrics: dict[str, Any]) -> Metrics | None:
+        """Adds one step; returns the averaged row when it is due."""
+        self._pending.append(metrics)
+        if step % self._every and step != self._last:
+            return None
+        rows = jax.device_get(self._pending)
+        now = time.perf_counter()
+        row = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+        row["seconds_per_step"] = (now - self._since) / len(rows)
+        self._pending, self._since = [], now
+        return row

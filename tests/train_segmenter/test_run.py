@@ -1,0 +1,165 @@
+"""The segmenter run: its prompts, its loss, and a run that was killed against one that was not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixelthink_jax.config import from_tree
+from pixelthink_jax.data.targets import mask_box, mask_points
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.models.sam2.prompt_encoder import BOX_LABELS, NO_POINT, PAD_POINT
+from pixelthink_jax.runtime.run_log import read_log
+from pixelthink_jax.segmenter import Segmenter
+from pixelthink_jax.train_segmenter import SegmenterConfig, evaluate_segmenter, run_train_segmenter
+from pixelthink_jax.train_segmenter.batches import draw_prompt, make_batch, scene_batches
+from pixelthink_jax.train_segmenter.config import PromptConfig
+from pixelthink_jax.train_segmenter.loss import binary_iou, dice_loss, focal_loss
+
+MODEL = {
+    "image_size": 64,
+    "depths": [1, 1, 1, 1],
+    "widths": [8, 16, 16, 32],
+    "heads": [1, 1, 1, 2],
+    "windows": [8, 4, 4, 2],
+    "global_blocks": [2],
+    "embed_dim": 16,
+    "mask_channels": 4,
+    "decoder_heads": 2,
+    "decoder_mlp": 16,
+    "iou_width": 16,
+}
+
+
+def config(out: Path, **values: Any) -> SegmenterConfig:
+    tree = {
+        "out": str(out),
+        "steps": 4,
+        "model": MODEL,
+        "optim": {"learning_rate": 1e-3, "weight_decay": 0.1},
+        "batch_images": 2,
+        "prompts": {"objects": 2},
+        "held_out_scenes": 2,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    }
+    return from_tree(SegmenterConfig, {**tree, **values})
+
+
+class Killed(Exception):
+    """Ends a run from outside."""
+
+
+def test_a_killed_run_continues_to_the_same_segmenter(tmp_path):
+    def kill(step: int, _: dict[str, float]) -> None:
+        if step == 3:
+            raise Killed
+
+    whole, held_out = run_train_segmenter(config(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        run_train_segmenter(config(tmp_path / "cut"), on_log=kill)
+    continued, _ = run_train_segmenter(config(tmp_path / "cut"))
+    jax.tree.map(np.testing.assert_array_equal, whole.params, continued.params)
+    rows = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    assert len(rows[0]) == 4 and rows[0] == rows[1]
+    assert json.loads((tmp_path / "whole" / "held_out.json").read_text()) == held_out
+    exported = Segmenter.from_pretrained(tmp_path / "whole" / "segmenter")
+    assert evaluate_segmenter(exported, scenes=2) == held_out
+    assert 0 <= held_out["iou"] <= 1 and 0 <= held_out["iou_below_half"] <= 1
+
+
+def test_a_run_learns_and_keeps_its_frequencies(tmp_path):
+    losses = {}
+    trained, _ = run_train_segmenter(
+        config(tmp_path, steps=30, held_out_scenes=0, optim={"learning_rate": 3e-3}),
+        on_log=lambda step, row: losses.update({step: row["loss"]}),
+    )
+    assert np.mean([losses[s] for s in range(25, 31)]) < 0.8 * np.mean([losses[s] for s in range(1, 4)])
+    again, _ = run_train_segmenter(config(tmp_path / "one", steps=1, held_out_scenes=0))
+    frequencies = [
+        leaf
+        for model in (trained, again)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+        if path[-1].key == "positional_embedding"
+    ]
+    assert len(frequencies) == 2
+    np.testing.assert_array_equal(*frequencies)
+
+
+def test_continues_from_a_segmenter_folder(tmp_path):
+    first, _ = run_train_segmenter(config(tmp_path / "first", steps=1, held_out_scenes=0))
+    folder = str(tmp_path / "first" / "segmenter")
+    second, _ = run_train_segmenter(
+        config(tmp_path / "second", steps=1, model=None, segmenter=folder, held_out_scenes=0)
+    )
+    assert second.config == first.config
+
+
+def test_batches_depend_on_their_number_only(tmp_path):
+    settings = config(tmp_path)
+    batches = scene_batches(settings, 64, 5)
+    for number in (5, 6, 7):
+        jax.tree.map(np.testing.assert_array_equal, next(batches), make_batch(settings, 64, number))
+    batches.close()
+
+
+def test_exact_prompts_are_the_box_and_points_of_the_mask():
+    mask = np.zeros((32, 32), bool)
+    mask[4:20, 10:25] = True
+    exact = PromptConfig(exact_share=1.0, box_share=0.0, points_share=0.0)
+    places, labels = draw_prompt(mask, exact, np.random.default_rng(0))
+    np.testing.assert_array_equal(places[:2].reshape(-1), mask_box(mask))
+    np.testing.assert_array_equal(places[2:4], mask_points(mask))
+    assert labels.tolist() == [*BOX_LABELS, 1, 1, PAD_POINT]
+
+
+def test_prompts_lose_their_box_or_points_in_the_shares_asked_for():
+    mask = np.zeros((32, 32), bool)
+    mask[4:20, 10:25] = True
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(2000):
+        places, labels = draw_prompt(mask, PromptConfig(box_share=0.2, points_share=0.3), rng)
+        assert (places >= 0).all() and (places <= 31).all()
+        assert (places[0] <= places[1]).all()
+        seen.append((labels[0] == NO_POINT, labels[2] == NO_POINT))
+    without_box, without_points = np.mean(seen, axis=0)
+    assert abs(without_box - 0.3) < 0.04 and abs(without_points - 0.2) < 0.04
+    assert not any(a and b for a, b in seen)
+
+
+def test_losses_agree_with_their_definitions():
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(3, 5, 7)), rng.integers(0, 2, (3, 5, 7)).astype(np.float64)
+    p = 1 / (1 + np.exp(-logits))
+    true = np.where(target > 0.5, p, 1 - p)
+    focal = focal_loss(jnp.asarray(logits), jnp.asarray(target), 2.0)
+    np.testing.assert_allclose(focal, np.mean(-((1 - true) ** 2) * np.log(true), axis=(1, 2)), rtol=1e-5)
+    plain = focal_loss(jnp.asarray(logits), jnp.asarray(target), 0.0)
+    np.testing.assert_allclose(plain, np.mean(-np.log(true), axis=(1, 2)), rtol=1e-5)
+    dice = 1 - (2 * (p * target).sum((1, 2)) + 1) / ((p + target).sum((1, 2)) + 1)
+    np.testing.assert_allclose(dice_loss(jnp.asarray(logits), jnp.asarray(target)), dice, rtol=1e-5)
+    empty = jnp.zeros((2, 2), bool)
+    assert float(binary_iou(empty, empty)) == 0.0
+    assert float(binary_iou(empty.at[0].set(True), empty.at[0, 0].set(True))) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"model": None}, "exactly one of segmenter"),
+        ({"steps": 0}, "at least 1"),
+        ({"prompts": {"box_share": 0.7, "points_share": 0.7}}, "within 0 to 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, values, says):
+    with pytest.raises(InputError, match=says):
+        config(tmp_path, **values)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(InputError, match=r"the loss is .*; lower optim.learning_rate"):
+        run_train_segmenter(config(tmp_path, steps=20, optim={"learning_rate": 1e30}))
