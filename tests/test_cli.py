@@ -28,9 +28,7 @@ def command(monkeypatch):
     """Registers `try-it`, whose `main` the test passes; returns a function that runs it with flags."""
 
     def run(main, *argv: str, **parts) -> int:
-        monkeypatch.setattr(
-            cli, "commands", lambda: {"try-it": cli.Command("Try it.", "pixelthink try-it --size 4")}
-        )
+        monkeypatch.setattr(cli, "COMMANDS", {"try-it": cli.Command("Try it.", "pixelthink try-it --size 4")})
         module = ModuleType("try_it")
         vars(module).update(Args=Args, main=main, **parts)
         monkeypatch.setitem(sys.modules, "pixelthink_jax.commands.try_it", module)
@@ -141,26 +139,26 @@ def test_version(capsys):
 def test_overview_lists_every_command(capsys):
     assert cli.main(["--help"]) == cli.main([]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {name} " in out and row.help in out for name, row in cli.commands().items())
+    assert all(f"  {name} " in out and row.help in out for name, row in cli.COMMANDS.items())
     assert max(map(len, out.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("name", cli.commands())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_every_command_shows_its_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     assert stop.value.code in (0, None)
     out = " ".join(capsys.readouterr().out.split())
     assert f"usage: pixelthink {name}" in out
-    assert cli.commands()[name].example in out
-    assert cli.commands()[name].example.startswith(f"pixelthink {name}")
+    assert cli.COMMANDS[name].example in out
+    assert cli.COMMANDS[name].example.startswith(f"pixelthink {name}")
 
 
-@pytest.mark.parametrize("name", cli.commands())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_example_of_every_command_is_accepted(name, monkeypatch):
     """The flags of the example parse; nothing is run."""
     monkeypatch.chdir(Path(__file__).parents[1])
-    called, *flags = shlex.split(cli.commands()[name].example)[1:]
+    called, *flags = shlex.split(cli.COMMANDS[name].example)[1:]
     module = importlib.import_module(f"pixelthink_jax.commands.{name.replace('-', '_')}")
     monkeypatch.setattr(module, "main", lambda args: 7)
     assert cli.main([called, *flags]) == 7
@@ -169,7 +167,7 @@ def test_example_of_every_command_is_accepted(name, monkeypatch):
 def test_every_command_module_has_a_row():
     folder = Path(cli.__file__).parent / "commands"
     modules = {path.stem.replace("_", "-") for path in folder.glob("*.py") if not path.stem.startswith("_")}
-    assert modules == set(cli.commands())
+    assert modules == set(cli.COMMANDS)
 
 
 def test_help_is_fast_and_imports_nothing_heavy():

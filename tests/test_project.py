@@ -1,6 +1,7 @@
 """Checks of the project as a whole: what it declares, pins, ships and promises."""
 
 import ast
+import dataclasses
 import importlib
 import importlib.metadata
 import pkgutil
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,43 @@ def test_every_import_of_the_package_is_declared():
             if not names & {canonicalize_name(home) for home in homes.get(module, [module])}:
                 missing.add(f"{path.relative_to(ROOT)} imports {module}")
     assert not missing
+
+
+def read_attributes(path: Path) -> set[str]:
+    """Names of the attributes that a file reads anywhere but in `__post_init__`, where settings are only checked."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checks = [node for node in ast.walk(tree) if getattr(node, "name", None) == "__post_init__"]
+    skipped = {id(node) for check in checks for node in ast.walk(check)}
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in skipped
+    }
+
+
+def settings_of(config: type, seen: set[type]) -> set[type]:
+    """A config dataclass and those of its fields, however they are wrapped; not those of models, which keep what a
+    folder says from import to export."""
+    if (
+        dataclasses.is_dataclass(config)
+        and "pixelthink_jax.models" not in config.__module__
+        and config not in seen
+    ):
+        seen.add(config)
+        for hint in typing.get_type_hints(config).values():
+            settings_of(hint, seen)
+    for part in typing.get_args(config):
+        settings_of(part, seen)
+    return seen
+
+
+@pytest.mark.parametrize("where", CONFIGS.values())
+def test_every_config_key_is_read_somewhere(where):
+    module, name = where.split(":")
+    read = set().union(*map(read_attributes, SOURCES))
+    for config in settings_of(getattr(importlib.import_module(module), name), set()):
+        dead = {field.name for field in dataclasses.fields(config)} - read
+        assert not dead, f"{config.__name__} has settings that nothing reads: {sorted(dead)}"
 
 
 def test_the_package_never_imports_torch():

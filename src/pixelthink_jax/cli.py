@@ -21,7 +21,6 @@ import importlib
 import io
 import os
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ class Command(NamedTuple):
     example: str
 
 
-_TABLE = {
+COMMANDS = {
     "demo": Command(
         "Segment and evaluate with the tiny models; writes report.html.",
         "pixelthink demo --out demo",
@@ -79,14 +78,6 @@ _TABLE = {
     ),
 }
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_COMMANDS_DIR = Path(__file__).parent / "commands"
-
-
-def commands() -> dict[str, Command]:
-    """The rows of the table whose module is installed."""
-    return {
-        name: row for name, row in _TABLE.items() if (_COMMANDS_DIR / f"{_module_name(name)}.py").is_file()
-    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,7 +108,7 @@ def _run(argv: list[str]) -> int:
     if name in ("-V", "--version"):
         print(f"pixelthink {__version__}")
         return 0
-    if name not in commands():
+    if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}; {_suggestion(name)}")
     # The libraries below speak on stderr about frameworks that are absent on purpose.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -130,7 +121,7 @@ def _parse(module: ModuleType, name: str, argv: list[str]) -> object:
     """The command's `Args` from its flags; what tyro refuses in a box becomes one line."""
     import tyro
 
-    summary = f"{commands()[name].help}\n\nExample:\n  {commands()[name].example}"
+    summary = f"{COMMANDS[name].help}\n\nExample:\n  {COMMANDS[name].example}"
     default = {"default": module.defaults(argv)} if hasattr(module, "defaults") else {}
     complaint = io.StringIO()
     try:
@@ -167,7 +158,7 @@ def _refuse(error: Exception, message: str) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<17}{row.help}" for name, row in commands().items())
+    rows = "\n".join(f"  {name:<17}{row.help}" for name, row in COMMANDS.items())
     return (
         "usage: pixelthink COMMAND [FLAGS]\n\n"
         "Reasoning segmentation: an image and a question in, a thought, a box, two points and a mask out.\n\n"
@@ -179,7 +170,7 @@ def _overview() -> str:
 def _suggestion(name: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, commands(), n=1)
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
     return f"did you mean {close[0]!r}?" if close else "pixelthink --help lists the commands"
 
 
