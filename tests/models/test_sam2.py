@@ -18,7 +18,7 @@ from pixelthink_jax.models.sam2.names import tensor_table
 from pixelthink_jax.models.sam2.prompt_encoder import NO_POINT, Prompts
 from pixelthink_jax.models.sam2.resize import apply_matrices, resize, resize_matrix
 from pixelthink_jax.models.weights import read_params
-from tests.goldens.make_sam2 import GOLDEN, PROMPTS, SMALL, pixels, weight
+from tests.golden.make_sam2 import GOLDEN, PROMPTS, SMALL, pixels, weight
 
 TOLERANCE = 1e-4
 DECODE = jax.jit(model.decode_all_masks, static_argnums=3)

@@ -5,9 +5,10 @@ import optax
 import pytest
 
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.sft.batches import Row, cut_batches
 from pixelthink_jax.sft.run import to_device
-from pixelthink_jax.sft.step import DeviceBatch, TrainState, make_train_step, supervised_loss
+from pixelthink_jax.sft.step import DeviceBatch, make_train_step, supervised_loss
 from tests.rl.tiny_policy import log_softmax, pictures, tiny_policy
 
 LENGTH = 64

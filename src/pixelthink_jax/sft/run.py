@@ -21,10 +21,11 @@ from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.run_log import RunLog
+from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
 from pixelthink_jax.sft.config import DataConfig, SftConfig
 from pixelthink_jax.sft.new_policy import new_policy
-from pixelthink_jax.sft.step import DeviceBatch, TrainState, make_train_step
+from pixelthink_jax.sft.step import DeviceBatch, make_train_step
 from pixelthink_jax.types import Example
 
 

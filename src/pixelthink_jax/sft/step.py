@@ -15,22 +15,7 @@ from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.logprobs import token_logprobs
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """What an update replaces.
-
-    Attributes:
-        params: The parameters.
-        opt_state: The optimizer's state.
-        step: int32 scalar, updates made; a checkpoint is read by way of shapes in its place.
-    """
-
-    params: Any
-    opt_state: Any
-    step: Any
+from pixelthink_jax.runtime.train_state import TrainState
 
 
 @jax.tree_util.register_dataclass

@@ -15,24 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.sam2.config import Sam2Config
 from pixelthink_jax.models.sam2.model import Params, segment_logits
 from pixelthink_jax.models.sam2.resize import resize
+from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.segmenter import normalise
 from pixelthink_jax.train_segmenter.batches import SceneBatch
 from pixelthink_jax.train_segmenter.config import SegmenterConfig
-
-
-@struct.dataclass
-class TrainState:
-    """What an update replaces: parameters, optimizer state and the number of updates made."""
-
-    params: Any
-    opt_state: Any
-    step: Int[Array, ""]
 
 
 def focal_loss(
@@ -58,7 +49,7 @@ def dice_loss(logits: Float[Array, "*n H W"], target: Float[Array, "*n H W"]) ->
     return 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
 
 
-def binary_iou(prediction: Bool[Array, "*n H W"], target: Bool[Array, "*n H W"]) -> Float[Array, "*n"]:
+def binary_iou(prediction: Bool[Array, "*#n H W"], target: Bool[Array, "*#n H W"]) -> Float[Array, "*n"]:
     """Intersection over union; 0 where both are empty."""
     union = jnp.sum(prediction | target, axis=(-2, -1))
     return jnp.sum(prediction & target, axis=(-2, -1)) / jnp.maximum(union, 1)

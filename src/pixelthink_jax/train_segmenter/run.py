@@ -18,11 +18,12 @@ from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.run_log import RunLog
+from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.train_segmenter.batches import scene_batches
 from pixelthink_jax.train_segmenter.config import SegmenterConfig
 from pixelthink_jax.train_segmenter.evaluate import evaluate_segmenter
-from pixelthink_jax.train_segmenter.loss import TrainState, make_train_step
+from pixelthink_jax.train_segmenter.loss import make_train_step
 
 
 def run_train_segmenter(
