@@ -139,7 +139,7 @@ def test_render_size_changes_picture_and_mask_but_no_text():
 def test_listing_says_what_is_where_and_nothing_else():
     world = ShapeReason("train", task="listing", render_size=(32, 32))
     for i in range(12):
-        row, graph = world[i], world.asked(i).graph
+        row, graph = world[i], world.listed(i)
         said = [f"a {item.shape.phrase} at {' '.join(map(str, item.box))}." for item in graph.objects]
         assert re.split(r" ?(?:first|second|third|fourth|fifth|sixth|seventh) ", row.completion)[1:] == said
         assert row.query == "list every shape" and row.image.shape == (32, 32, 3)

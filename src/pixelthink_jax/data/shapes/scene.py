@@ -24,7 +24,7 @@ COLOURS = {
 SIZES = ("small", "large")
 CANVASES = ((224, 224), (240, 208), (208, 240), (256, 192), (192, 256))
 OBJECT_COUNTS = (4, 5, 6, 7)
-RADII = {"small": (13.0, 18.0), "large": (26.0, 36.0)}
+RADII = {"small": (16.0, 21.0), "large": (29.0, 38.0)}
 HELD_OUT_PAIRS = frozenset({("red", "star"), ("blue", "diamond"), ("yellow", "cross"), ("green", "ring")})
 """Colour-kind pairs that no training, validation, tuning or test scene contains."""
 

@@ -116,6 +116,17 @@ class ShapeReason:
         count = int(rng.choice(OBJECT_COUNTS))
         return _sample_asked(rng, level, count, ood=self.split == "ood")
 
+    def listed(self, index: int) -> SceneGraph:
+        """The scene of a row of the listing task."""
+        rng = self._rng(self._checked(index), "listing")
+        counts = OBJECT_COUNTS if self.most_objects is None else range(1, self.most_objects + 1)
+        count, level = int(rng.choice(counts)), LEVELS[int(rng.integers(3))]
+        while True:
+            scene = sample_scene(rng, count=count, canvas=_canvas(rng), overlap=OVERLAP[level])
+            graph = observe(scene)
+            if graph is not None:
+                return graph
+
     def scene_examples(self, index: int, *, limit: int = 6) -> list[Example]:
         """Up to `limit` different questions about the scene of a row, its own first."""
         index = self._checked(index)
@@ -155,10 +166,7 @@ class ShapeReason:
 
     def _listing(self, index: int) -> Example:
         """What is where, and no question: so no solution, mask or difficulty."""
-        if self.most_objects is None:
-            graph = self.asked(index).graph
-        else:
-            graph = _small_scene(self._rng(index, "listing"), self.most_objects)
+        graph = self.listed(index)
         return Example(
             id=f"{self.split}-{self.seed}-{index}-listing",
             image=render(graph.scene, self.render_size),
@@ -200,14 +208,8 @@ class ShapeReason:
         )
 
 
-def _small_scene(rng: np.random.Generator, most_objects: int) -> SceneGraph:
-    """A scene of one to `most_objects` objects."""
-    while True:
-        count = int(rng.integers(1, most_objects + 1))
-        canvas = CANVASES[int(rng.integers(len(CANVASES)))]
-        graph = observe(sample_scene(rng, count=count, canvas=canvas))
-        if graph is not None:
-            return graph
+def _canvas(rng: np.random.Generator) -> tuple[int, int]:
+    return CANVASES[int(rng.integers(len(CANVASES)))]
 
 
 def _sample_asked(rng: np.random.Generator, level: Level, count: int, *, ood: bool) -> Asked:
@@ -215,8 +217,9 @@ def _sample_asked(rng: np.random.Generator, level: Level, count: int, *, ood: bo
     while True:
         structure, held_out = _sample_structure(rng, level, ood=ood)
         for _ in range(SCENES_PER_STRUCTURE):
-            canvas = CANVASES[int(rng.integers(len(CANVASES)))]
-            scene = sample_scene(rng, count=count, canvas=canvas, overlap=OVERLAP[level], held_out=held_out)
+            scene = sample_scene(
+                rng, count=count, canvas=_canvas(rng), overlap=OVERLAP[level], held_out=held_out
+            )
             graph = observe(scene)
             if graph is None:
                 continue
