@@ -19,6 +19,7 @@ def open_source(
     task: str = "reason",
     path: str | Path | None = None,
     examples: int | None = None,
+    chain_style: str | None = None,
     most_objects: int | None = None,
     render_size: tuple[int, int] | None = None,
 ) -> ExampleSource:
@@ -31,6 +32,7 @@ def open_source(
         task: Of `shapereason`: `reason` or `listing`.
         path: Folder or file; `shapereason` has none.
         examples: Keep only that many, from the start.
+        chain_style: Of `shapereason` with `reason`: the style of every chain; None draws it.
         most_objects: Of `shapereason` with `listing`: scenes of at most that many objects.
         render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
 
@@ -39,7 +41,7 @@ def open_source(
     """
     if name == "shapereason":
         source: ExampleSource = ShapeReason(
-            split, task=task, render_size=render_size, most_objects=most_objects
+            split, task=task, chain_style=chain_style, render_size=render_size, most_objects=most_objects
         )
     elif name == "array_record":
         from pixelthink_jax.data.shapes_builder import read_shapereason

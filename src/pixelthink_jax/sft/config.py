@@ -38,6 +38,7 @@ class DataConfig:
             reads rows {image, query, completion} with image paths relative to the file.
         split: Split of the dataset; not read for `jsonl`.
         task: Of `shapereason`: `reason`, or `listing`, which names every object with its box.
+        chain_style: Of the reason task, every chain in this style; None draws it.
         most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
@@ -46,6 +47,7 @@ class DataConfig:
     name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
     split: str = "train"
     task: Literal["reason", "listing"] = "reason"
+    chain_style: Literal["none", "short", "medium", "long"] | None = None
     most_objects: int | None = None
     examples: int | None = None
     path: str | None = None

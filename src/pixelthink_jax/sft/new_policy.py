@@ -60,11 +60,7 @@ def _texts(settings: NewPolicyConfig, config: SftConfig, format: PolicyFormat) -
         format.system_prompt or "",
     ] * 2
     for stage in config.stages:
-        data = stage.data
-        source = open_source(
-            data.name, split=data.split, task=data.task, path=data.path, examples=data.examples,
-            most_objects=data.most_objects,
-        )  # fmt: skip
+        source = open_source(**dataclasses.asdict(stage.data))
         for example in islice((source[i] for i in range(len(source))), settings.tokenizer_examples):
             question = user_text(format.prompt, example.query, instruction=example.instruction)
             texts += [question, example.completion or ""]

@@ -109,8 +109,7 @@ def open_stream(
     data: DataConfig, config: SftConfig, processor: Processor, position: Position | None
 ) -> BatchStream:
     """Endless batches of one dataset, from `position` on."""
-    source = open_source(data.name, split=data.split, task=data.task, path=data.path, examples=data.examples,
-                         most_objects=data.most_objects, render_size=_square(processor))  # fmt: skip
+    source = open_source(**dataclasses.asdict(data), render_size=_square(processor))
     rows = RowStream(example_stream(source, seed=config.seed, shuffle=True), processor)
 
     def cut(chunk: list[Row], rng: np.random.Generator) -> list[Batch]:

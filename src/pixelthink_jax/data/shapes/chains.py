@@ -34,6 +34,9 @@ LIST_QUERY = "list every shape"
 BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
 
+RECALLED = 2
+"""Objects of a listing that are named once more."""
+
 MEDIUM_WORDS = (38, 66)
 LONG_WORDS_BASE, LONG_WORDS_PER_OBJECT, LONG_WORDS_SPREAD = 83, 12, 14
 
@@ -62,9 +65,15 @@ def chain(query: Query, trace: Trace, graph: SceneGraph, style: str, rng: np.ran
     raise ValueError(f"unknown chain style {style!r}; expected one of {', '.join(STYLES)}")
 
 
-def listing(graph: SceneGraph) -> str:
-    """Every object with its box, left to right, as long chains begin: the dense target of pre-training."""
-    return " ".join(listed(graph, _all_names(graph)))
+def listing(graph: SceneGraph, rng: np.random.Generator) -> str:
+    """Every object with its box, left to right, then some of them again: the dense target of pre-training.
+
+    Saying a box again is what makes copying worth learning while boxes are still guesses; a policy that has learned
+    to look first reads every box from the picture anew, not quite the same.
+    """
+    names = _all_names(graph)
+    again = rng.permutation(list(names))[:RECALLED].tolist()
+    return " ".join([*listed(graph, names), *(s for i in again for s in _conclusion(i, graph, names))])
 
 
 def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:
@@ -114,7 +123,7 @@ def _long(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generato
     names = _all_names(graph)
     core = [_count(graph), *listed(graph, names), f"the question asks for {canonical(query)}."]
     core += steps(query, trace, graph, names)
-    end = _conclusion(trace, graph, names)
+    end = _conclusion(trace.answer, graph, names)
     return " ".join([*_filled(core, " ".join(end), target, query, trace, graph, names, rng), *end])
 
 
@@ -122,10 +131,10 @@ def _count(graph: SceneGraph) -> str:
     return f"There are {CARDINALS[len(graph.objects)]} shapes."
 
 
-def _conclusion(trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
-    item = graph.objects[trace.answer]
+def _conclusion(answer: int, graph: SceneGraph, names: Names) -> list[str]:
+    item = graph.objects[answer]
     return [
-        f"so the answer is the {names[trace.answer]}.",
+        f"so the answer is the {names[answer]}.",
         f"it is a {item.shape.phrase} at {numbers(item)}.",
     ]
 
