@@ -11,7 +11,7 @@ import numpy as np
 from pixelthink_jax.models.sam2.config import Sam2Config
 
 GOLDEN = Path(__file__).parent / "sam2.npz"
-# As in tests/parity/sam2_twin.py: windows that do not divide, a grid that is not square, all widths different.
+# Windows 4 and 2 do not divide maps 6 and 3; the grid is not square; heads, widths and depths all differ.
 SMALL = Sam2Config(
     image_size=96,
     depths=(1, 2, 3, 1),

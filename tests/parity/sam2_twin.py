@@ -23,23 +23,6 @@ from pixelthink_jax.models.sam2.hf_config import to_hf  # noqa: E402
 from pixelthink_jax.models.sam2.names import tensor_table  # noqa: E402
 from pixelthink_jax.models.weights import read_params  # noqa: E402
 
-# Windows 4 and 2 do not divide maps 6 and 3; the grid is not square; heads, widths and depths all differ.
-SMALL = Sam2Config(
-    image_size=96,
-    depths=(1, 2, 3, 1),
-    widths=(16, 32, 48, 64),
-    heads=(1, 2, 3, 4),
-    windows=(8, 4, 4, 2),
-    global_blocks=(4, 5),
-    position_grid=(7, 5),
-    mlp_ratio=3.0,
-    embed_dim=32,
-    mask_channels=8,
-    decoder_heads=4,
-    decoder_mlp=40,
-    iou_width=24,
-)
-
 
 def make_twin(config: Sam2Config, *, seed: int = 0) -> Sam2Model:
     """transformers' model of this configuration with noise added to every tensor, in evaluation mode.

@@ -13,7 +13,8 @@ from pixelthink_jax.models.sam2 import hiera, mask_decoder, model, prompt_encode
 from pixelthink_jax.models.sam2.layers import attend
 from pixelthink_jax.models.sam2.prompt_encoder import NO_POINT, PAD_POINT, Prompts
 from pixelthink_jax.models.sam2.resize import resize
-from tests.parity.sam2_twin import SMALL, channels_first, make_twin, params_of, relative
+from tests.golden.make_sam2 import SMALL
+from tests.parity.sam2_twin import channels_first, make_twin, params_of, relative
 
 SUBMODULE, WHOLE = 1e-5, 1e-4
 
