@@ -34,9 +34,6 @@ LIST_QUERY = "list every shape"
 BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
 
-RECALLED = 2
-"""Objects of a listing that are named once more."""
-
 MEDIUM_WORDS = (38, 66)
 LONG_WORDS_BASE, LONG_WORDS_PER_OBJECT, LONG_WORDS_SPREAD = 83, 12, 14
 
@@ -65,15 +62,9 @@ def chain(query: Query, trace: Trace, graph: SceneGraph, style: str, rng: np.ran
     raise ValueError(f"unknown chain style {style!r}; expected one of {', '.join(STYLES)}")
 
 
-def listing(graph: SceneGraph, rng: np.random.Generator) -> str:
-    """Every object with its box, left to right, then some of them again: the dense target of pre-training.
-
-    Saying a box again is what makes copying worth learning while boxes are still guesses; a policy that has learned
-    to look first reads every box from the picture anew, not quite the same.
-    """
-    names = _all_names(graph)
-    again = rng.permutation(list(names))[:RECALLED].tolist()
-    return " ".join([*listed(graph, names), *(s for i in again for s in _conclusion(i, graph, names))])
+def listing(graph: SceneGraph) -> str:
+    """Every object with its box, left to right, as long chains begin: the dense target of pre-training."""
+    return " ".join(listed(graph, _all_names(graph)))
 
 
 def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:

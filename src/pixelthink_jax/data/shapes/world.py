@@ -171,7 +171,7 @@ class ShapeReason:
             id=f"{self.split}-{self.seed}-{index}-listing",
             image=render(graph.scene, self.render_size),
             query=LIST_QUERY,
-            completion=listing(graph, self._rng(index, "text")),
+            completion=listing(graph),
             metadata={"objects": len(graph.objects), "canvas": [graph.scene.width, graph.scene.height]},
         )
 
