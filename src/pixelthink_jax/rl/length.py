@@ -33,7 +33,7 @@ class Clipped:
         >>> Clipped()(jnp.full((1, 3), 5.0), jnp.array([[50.0, 146.0, 900.0]]), jnp.full((1, 3), 96.0)).tolist()
         [[5.0, 4.5, 0.0]]
         """
-        return accuracy * self.score(length, budget)
+        return jnp.asarray(accuracy) * self.score(length, budget)
 
     def score(self, length: Float[AnyArray, "*n"], budget: Float[AnyArray, "*n"]) -> Float[Array, "*n"]:
         """The length score within 0 to 1."""
@@ -55,7 +55,7 @@ class OneSided:
         >>> OneSided()(jnp.ones((1, 2)), jnp.array([[50.0, 796.0]]), jnp.full((1, 2), 96.0)).round(3).tolist()[0][0]
         1.0
         """
-        return accuracy * (1.0 - self.slope * jnp.maximum(jnp.asarray(length) - budget, 0.0))
+        return jnp.asarray(accuracy) * (1.0 - self.slope * jnp.maximum(jnp.asarray(length) - budget, 0.0))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class L1Exact:
         1.0
         """
         known = jnp.isfinite(budget)
-        return accuracy - self.slope * jnp.where(known, jnp.abs(jnp.where(known, budget, 0.0) - length), 0.0)
+        return jnp.asarray(accuracy) - self.slope * jnp.where(
+            known, jnp.abs(jnp.where(known, budget, 0.0) - length), 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,11 @@ class L1Max:
         >>> L1Max()(jnp.ones((1, 2)), jnp.array([[100.0, 9000.0]]), jnp.full((1, 2), 100.0)).tolist()
         [[0.5, 0.0]]
         """
-        return accuracy * (jnp.clip(self.slope * (budget - jnp.asarray(length)), -1.0, 1.0) + 1.0) / 2.0
+        return (
+            jnp.asarray(accuracy)
+            * (jnp.clip(self.slope * (budget - jnp.asarray(length)), -1.0, 1.0) + 1.0)
+            / 2.0
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,9 @@ class DapoOverlong:
         >>> DapoOverlong(buffer=50.0)(jnp.ones((1, 2)), jnp.array([[80.0, 125.0]]), jnp.full((1, 2), 100.0)).tolist()
         [[1.0, 0.5]]
         """
-        return accuracy + jnp.minimum(self.factor * (budget - jnp.asarray(length)) / self.buffer, 0.0)
+        return jnp.asarray(accuracy) + jnp.minimum(
+            self.factor * (budget - jnp.asarray(length)) / self.buffer, 0.0
+        )
 
 
 @dataclass(frozen=True)
