@@ -84,6 +84,8 @@ def save(tmp_path, torch_names):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_reads_tensors_and_plain_values(save, protocol):
     weights = np.arange(12, dtype=np.float32).reshape(3, 4)
+    # Protocol 2 has no instruction for bytes and writes a call, which is refused like any other.
+    plain = b"bytes" if protocol > 2 else "more text"
     tree = {
         "model": OrderedDict(
             a=Tensor(weights),
@@ -94,11 +96,11 @@ def test_reads_tensors_and_plain_values(save, protocol):
             whole=Tensor(np.array([7, -1]), kind="LongStorage"),
         ),
         "epoch": 3,
-        "other": [1.5, "text", None, True, (1, 2), {"k": b"bytes"}],
+        "other": [1.5, "text", None, True, (1, 2), {"k": plain}],
     }
     read = read_torch_zip(save(tree, protocol=protocol))
     assert read["epoch"] == 3
-    assert read["other"] == [1.5, "text", None, True, [1, 2], {"k": b"bytes"}]
+    assert read["other"] == [1.5, "text", None, True, [1, 2], {"k": plain}]
     tensors = state_dict(read, where="file")
     np.testing.assert_array_equal(tensors["a"], weights)
     np.testing.assert_array_equal(tensors["transposed"], weights.T)
