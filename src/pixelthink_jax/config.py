@@ -136,6 +136,8 @@ def _coerce_union(value: Any, hints: tuple[Any, ...], where: str) -> Any:
             return None
         raise InputError(f"{where}: must not be empty")
     options = [hint for hint in hints if hint is not type(None)]
+    if isinstance(value, dict) and all(_kind_of(option) for option in options):
+        return _coerce_kind(value, options, where)
     errors = []
     for hint in options:
         try:
@@ -143,6 +145,21 @@ def _coerce_union(value: Any, hints: tuple[Any, ...], where: str) -> Any:
         except InputError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _kind_of(hint: Any) -> str | None:
+    """The name by which a config picks this dataclass among several: the default of its field `kind`."""
+    fields = {f.name: f for f in dataclasses.fields(hint)} if dataclasses.is_dataclass(hint) else {}
+    return fields["kind"].default if "kind" in fields else None
+
+
+def _coerce_kind(value: dict[Any, Any], options: list[Any], where: str) -> Any:
+    """The dataclass of the union that `kind` names; without `kind`, the first."""
+    kinds = {_kind_of(option): option for option in options}
+    kind = value.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise InputError(f"{where}: kind: got {kind!r}, expected one of {', '.join(map(repr, kinds))}")
+    return _coerce(value, kinds[kind], where)
 
 
 def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, ...]:

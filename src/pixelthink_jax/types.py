@@ -30,6 +30,7 @@ class Example:
         difficulty: Mean of the three sub-scores, 1 to 10; None if unknown.
         level: Difficulty level by the paper's cut-offs 3.5 and 5.0; None if the difficulty is unknown.
         completion: Target text of supervised training (`<think>...</think><answer>...</answer>`); None if absent.
+        given: Beginning of the completion that supervised training takes as given, without loss; may be empty.
         instruction: Sentence added to the prompt, such as a request for brevity; None if absent.
         metadata: Anything else worth logging, such as the three sub-scores.
     """
@@ -42,6 +43,7 @@ class Example:
     difficulty: float | None = None
     level: Level | None = None
     completion: str | None = None
+    given: str = ""
     instruction: str | None = None
     metadata: dict[str, object] = field(default_factory=dict)
 

@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from pixelthink_jax.data.shapes import ShapeReason
-from pixelthink_jax.data.sources import FirstExamples, JsonlSource, open_source
+from pixelthink_jax.data.sources import (
+    FirstExamples,
+    GivenBeginnings,
+    JsonlSource,
+    MixedSource,
+    open_source,
+)
 from pixelthink_jax.errors import InputError
 
 
@@ -109,3 +115,22 @@ def test_the_first_examples() -> None:
 def test_shapes_are_drawn_at_the_size_that_is_asked_for() -> None:
     small = open_source("shapereason", split="test", render_size=(64, 64), task="listing")[0]
     assert small.image.shape == (64, 64, 3)
+
+
+def test_a_beginning_is_given_up_to_the_phrase_and_only_there(tmp_path: Path) -> None:
+    rows = ({"image": "a.png", "query": "q", "completion": text} for text in ("one two. so three so", "four"))
+    source = GivenBeginnings(open_source("jsonl", path=write(tmp_path, *rows)), "so")
+    assert [(row.given, row.completion) for row in (source[0], source[1])] == [
+        ("one two.", "one two. so three so"),
+        ("", "four"),
+    ]
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (0.2, 0.5, 0.3)])
+def test_a_mixture_keeps_its_shares_from_any_place_on(weights: tuple[float, ...]) -> None:
+    mixed = MixedSource([[k] * 900 for k in range(len(weights))], weights)
+    assert len(mixed) == 900
+    for start in (0, 123, 700):
+        drawn = [mixed[i] for i in range(start, start + 200)]
+        for k, weight in enumerate(weights):
+            assert drawn.count(k) / 200 == pytest.approx(weight / sum(weights), abs=0.02)

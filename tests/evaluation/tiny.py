@@ -44,7 +44,7 @@ def tiny_policy() -> Policy:
         dtype="float32",
     )
     settings = NewPolicyConfig(model=model, image_size=56, tokenizer_examples=100)
-    stage = StageConfig("chains", 1, DataConfig(split="tuning"))
+    stage = StageConfig("chains", 1, (DataConfig(split="tuning"),))
     return new_policy(SftConfig(out="", stages=(stage,), new_policy=settings, seed=1))
 
 

@@ -8,6 +8,8 @@ from pixelthink_jax.rl.logprobs import token_logprobs
 from tests.rl.tiny_policy import log_softmax, tiny_policy
 
 B, T = 3, 11
+BANNED = (5, 17)
+TEMPERATURE = 0.7
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +18,13 @@ def scored() -> tuple[dict, jax.Array, jax.Array]:
     config, rng = tiny_policy().config, np.random.default_rng(0)
     head = {"text": {"lm_head": tiny_policy().params["text"]["lm_head"]}}
     hidden = jnp.asarray(rng.normal(size=(B, T, config.text.hidden_size)), jnp.float32)
-    return head, hidden, jnp.asarray(rng.integers(0, config.text.vocab_size, (B, T)), jnp.int32)
+    return head, hidden, jnp.asarray(rng.integers(18, config.text.vocab_size, (B, T)), jnp.int32)
+
+
+OPTIONS = {
+    "temperature": TEMPERATURE,
+    "banned": jnp.zeros(tiny_policy().config.text.vocab_size, bool).at[jnp.array(BANNED)].set(True),
+}
 
 
 def value_and_gradients(scored: tuple[dict, jax.Array, jax.Array]) -> tuple:
@@ -26,8 +34,8 @@ def value_and_gradients(scored: tuple[dict, jax.Array, jax.Array]) -> tuple:
     @jax.jit
     def run(params: dict, hidden: jax.Array) -> tuple:
         def total(params: dict, hidden: jax.Array) -> tuple:
-            out, correct = token_logprobs(params, hidden, targets, tiny_policy().config)
-            return jnp.sum(out * weights), (out, correct)
+            scores = token_logprobs(params, hidden, targets, tiny_policy().config, **OPTIONS)
+            return jnp.sum((scores.logprobs + 0.5 * scores.entropies) * weights), scores
 
         return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, hidden)
 
@@ -36,20 +44,22 @@ def value_and_gradients(scored: tuple[dict, jax.Array, jax.Array]) -> tuple:
 
 def test_equal_to_plain_log_softmax(scored: tuple) -> None:
     params, hidden, targets = scored
-    (_, (out, correct)), _ = value_and_gradients(scored)
-    logits = np.asarray(hidden, np.float64) @ np.asarray(params["text"]["lm_head"], np.float64).T
-    exact = np.take_along_axis(log_softmax(logits), np.asarray(targets)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(out, exact, atol=1e-5)
-    np.testing.assert_array_equal(correct, logits.argmax(-1) == targets)
+    (_, scores), _ = value_and_gradients(scored)
+    logits = np.asarray(hidden, np.float64) @ np.asarray(params["text"]["lm_head"], np.float64).T / TEMPERATURE
+    logits[..., BANNED] = -1e9
+    exact = log_softmax(logits)
+    chosen = np.take_along_axis(exact, np.asarray(targets)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(scores.logprobs, chosen, atol=1e-5)
+    np.testing.assert_allclose(scores.entropies, -(np.exp(exact) * exact).sum(-1), atol=1e-5)
+    np.testing.assert_array_equal(scores.likeliest, logits.argmax(-1) == targets)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 32])
 def test_chunks_change_nothing(scored: tuple, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, whole_grads = value_and_gradients(scored)
+    (_, whole), whole_grads = value_and_gradients(scored)
     monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", chunk * tiny_policy().config.text.vocab_size)
-    cut, cut_grads = value_and_gradients(scored)
-    np.testing.assert_allclose(cut[1][0], whole[1][0], atol=1e-5)
-    np.testing.assert_array_equal(cut[1][1], whole[1][1])
+    (_, cut), cut_grads = value_and_gradients(scored)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), cut, whole)
     for a, b in zip(jax.tree.leaves(cut_grads), jax.tree.leaves(whole_grads), strict=True):
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
 
@@ -57,7 +67,7 @@ def test_chunks_change_nothing(scored: tuple, chunk: int, monkeypatch: pytest.Mo
 def test_all_logits_are_never_held(scored: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     params, hidden, targets = scored
     config = tiny_policy().config
-    score = lambda hidden: jnp.sum(token_logprobs(params, hidden, targets, config)[0])  # noqa: E731
+    score = lambda hidden: jnp.sum(token_logprobs(params, hidden, targets, config).logprobs)  # noqa: E731
     every_position = f"{B * T},{config.text.vocab_size}]"
     assert every_position in str(jax.make_jaxpr(jax.grad(score))(hidden))
     monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", 8 * config.text.vocab_size)

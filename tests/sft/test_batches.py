@@ -55,7 +55,7 @@ def test_every_row_is_in_exactly_one_batch(kinds: list[tuple[int, int]], seed: i
             assert batch.mask[i].tolist() == [True] * tokens + [False] * (length - tokens)
             np.testing.assert_array_equal(batch.images[i], row.image)
             if batch.loss_mask[i].any():
-                assert np.flatnonzero(batch.loss_mask[i]).tolist() == list(range(row.prompt_tokens, tokens))
+                assert np.flatnonzero(batch.loss_mask[i]).tolist() == list(range(row.given_tokens, tokens))
 
 
 def test_a_row_longer_than_a_batch_has_one_to_itself() -> None:

@@ -20,6 +20,7 @@ from pixelthink_jax.sft import run
 from pixelthink_jax.sft.config import SftConfig
 from pixelthink_jax.sft.new_policy import new_policy
 from pixelthink_jax.sft.run import run_sft
+from pixelthink_jax.types import Example
 from tests.rl.tiny_policy import pictures, tiny_policy
 
 ANSWERS = ("left", "<think> red cup</think>", "cup near the cup", "of the cup left", "<answer>", "of")
@@ -44,8 +45,8 @@ def config(folder: Path, out: str, **values: Any) -> SftConfig:
         "out": str(folder / out),
         "policy": str(folder / "start"),
         "stages": [
-            {"name": "first", "steps": 4, "data": data},
-            {"name": "second", "steps": 3, "data": {**data, "examples": 5}},
+            {"name": "first", "steps": 4, "data": [data]},
+            {"name": "second", "steps": 3, "data": [{**data, "examples": 5}]},
         ],
         "optim": {"learning_rate": 0.01, "warmup_steps": 2, "decay": "linear", "weight_decay": 0.1},
         "length_buckets": [64],
@@ -146,7 +147,7 @@ def test_bad_rows_stop_the_run(
 ) -> None:
     monkeypatch.setattr(run, "make_train_step", fake_step(1.5))
     (folder / "bad.jsonl").write_text(json.dumps(row) + "\n")
-    stage = {"name": "a", "steps": 3, "data": {"name": "jsonl", "path": str(folder / "bad.jsonl")}}
+    stage = {"name": "a", "steps": 3, "data": [{"name": "jsonl", "path": str(folder / "bad.jsonl")}]}
     with pytest.raises(InputError, match=message):
         run_sft(config(folder, "bad", stages=[stage]))
 
@@ -198,3 +199,25 @@ def test_a_new_policy_has_the_words_of_its_data(folder: Path) -> None:
     prompt = policy.processor.prompt(pictures([(60, 90)])[0], "the cup")
     assert prompt.image.shape == (28, 28, 3)
     assert (prompt.input_ids == policy.config.image_token_id).sum() == 4
+
+
+def test_what_is_given_of_a_completion_bears_no_loss() -> None:
+    processor = tiny_policy().processor
+    whole = Example("a", pictures([(28, 28)])[0], "the cup", completion="<think> red cup</think> left of")
+    begun = dataclasses.replace(whole, given="<think> red cup")
+    plain, partly = run.encode_example(whole, processor), run.encode_example(begun, processor)
+    np.testing.assert_array_equal(plain.input_ids, partly.input_ids)
+    learned = processor.tokenizer.decode(partly.input_ids[partly.given_tokens :])
+    assert learned == "</think> left of"
+    # A given text that ends inside a token leaves that token to be learned.
+    inside = run.encode_example(dataclasses.replace(whole, given="<think> red cu"), processor)
+    assert plain.given_tokens < inside.given_tokens < partly.given_tokens
+
+
+def test_datasets_of_a_stage_are_mixed(folder: Path) -> None:
+    rows = {"name": "jsonl", "path": str(folder / "rows.jsonl")}
+    stage = {"name": "a", "steps": 1, "data": [{**rows, "examples": 6}, {**rows, "given_until": "cup"}]}
+    parts = config(folder, "mixed", stages=[stage]).stages[0].data
+    mixed = run.open_data(parts, None)
+    assert len(mixed) == 6
+    assert any(mixed[i].given for i in range(6)) and not all(mixed[i].given for i in range(6))

@@ -1,15 +1,20 @@
 """Datasets by name, as random-access sources of `Example`."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.processing.images import load_image
 from pixelthink_jax.types import Example
+
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def open_source(
@@ -20,6 +25,7 @@ def open_source(
     path: str | Path | None = None,
     examples: int | None = None,
     chain_style: str | None = None,
+    level: str | None = None,
     most_objects: int | None = None,
     render_size: tuple[int, int] | None = None,
 ) -> ExampleSource:
@@ -33,6 +39,7 @@ def open_source(
         path: Folder or file; `shapereason` has none.
         examples: Keep only that many, from the start.
         chain_style: Of `shapereason` with `reason`: the style of every chain; None draws it.
+        level: Of `shapereason` with `reason`: questions of that level only.
         most_objects: Of `shapereason` with `listing`: scenes of at most that many objects.
         render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
 
@@ -41,7 +48,12 @@ def open_source(
     """
     if name == "shapereason":
         source: ExampleSource = ShapeReason(
-            split, task=task, chain_style=chain_style, render_size=render_size, most_objects=most_objects
+            split,
+            task=task,
+            chain_style=chain_style,
+            level=level,
+            render_size=render_size,
+            most_objects=most_objects,
         )
     elif name == "array_record":
         from pixelthink_jax.data.shapes_builder import read_shapereason
@@ -70,6 +82,43 @@ class FirstExamples:
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._source[index]
+
+
+class GivenBeginnings:
+    """Rows whose completions are given up to a phrase; a completion without it is not."""
+
+    def __init__(self, source: ExampleSource, phrase: str):
+        """Looks for the first occurrence of `phrase`."""
+        self._source, self._phrase = source, phrase
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._source[index]
+        before, found, _ = (example.completion or "").partition(self._phrase)
+        return dataclasses.replace(example, given=before.rstrip()) if found else example
+
+
+class MixedSource:
+    """Several sources as one: row `i` is row `i` of one of them, each drawn evenly by its weight.
+
+    >>> "".join(MixedSource(["aaaaaaaa", "bbbbbbbb"], [3, 1])[i] for i in range(8))
+    'aaaabaab'
+    """
+
+    def __init__(self, sources: Sequence[Any], weights: Sequence[float]):
+        """As long as its shortest source, so that every row exists."""
+        self._sources = list(sources)
+        self._ends = np.cumsum(weights) / np.sum(weights)
+
+    def __len__(self) -> int:
+        return min(len(source) for source in self._sources)
+
+    def __getitem__(self, index: int) -> Any:
+        # Multiples of the golden ratio, modulo 1, fill [0, 1) evenly from any place on.
+        place = (index * _GOLDEN_RATIO + 0.5) % 1.0
+        return self._sources[int(np.searchsorted(self._ends, place, side="right"))][index]
 
 
 class JsonlSource:

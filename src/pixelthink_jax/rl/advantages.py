@@ -7,7 +7,7 @@ from pixelthink_jax.models.layers import AnyArray
 
 
 def group_advantages(
-    rewards: Float[AnyArray, "prompts group"], *, eps: float = 1e-6
+    rewards: Float[AnyArray, "prompts group"], *, eps: float = 1e-6, standardised: bool = True
 ) -> Float[Array, "prompts group"]:
     r"""Rewards standardised within each group of completions of one prompt.
 
@@ -19,6 +19,7 @@ def group_advantages(
     Args:
         rewards: One row a prompt.
         eps: Added to the deviation.
+        standardised: False subtracts the mean only (Dr. GRPO, arXiv:2503.20783, section 3.1).
 
     Source: Shao et al. 2024 (arXiv:2402.03300), section 4.1.2; verl `core_algos.compute_grpo_outcome_advantage`.
 
@@ -27,8 +28,8 @@ def group_advantages(
     """
     rewards = jnp.asarray(rewards, jnp.float32)
     if rewards.shape[1] == 1:
-        return rewards / (1.0 + eps)
+        return rewards / (1.0 + eps) if standardised else rewards
     centred = rewards - rewards.mean(axis=1, keepdims=True)
-    deviation = jnp.std(rewards, axis=1, keepdims=True, ddof=1)
+    scale = jnp.std(rewards, axis=1, keepdims=True, ddof=1) + eps if standardised else 1.0
     equal = jnp.all(rewards == rewards[:, :1], axis=1, keepdims=True)
-    return jnp.where(equal, 0.0, centred / (deviation + eps))
+    return jnp.where(equal, 0.0, centred / scale)

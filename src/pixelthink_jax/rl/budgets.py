@@ -41,6 +41,7 @@ class ThreeWayBudget:
     easy_below: float = 3.5
     hard_from: float = 5.0
     uncertainty_branches: tuple[Level, ...] = ("hard",)
+    kind: Literal["three_way"] = "three_way"
 
     def __post_init__(self) -> None:
         _not_negative(self, "easy", "hard", "uncertainty_scale", "easy_below", "hard_from")
@@ -48,6 +49,11 @@ class ThreeWayBudget:
             raise InputError(f"budget: easy_below {self.easy_below} is above hard_from {self.hard_from}")
         if "medium" in self.uncertainty_branches:
             raise InputError("budget: the medium branch has no budget that uncertainty could widen")
+
+    @property
+    def largest(self) -> float:
+        """The largest finite budget, at no uncertainty."""
+        return max(self.easy, self.hard)
 
     def __call__(
         self, difficulty: Float[AnyArray, "*n"], uncertainty: Float[AnyArray, "*n"]
@@ -88,6 +94,7 @@ class ContinuousBudget:
     difficulty_low: float = 2.0
     difficulty_high: float = 7.0
     uncertainty_scale: float = 25.0
+    kind: Literal["continuous"] = "continuous"
 
     def __post_init__(self) -> None:
         _not_negative(self, "low", "high", "difficulty_low", "uncertainty_scale")
@@ -95,6 +102,11 @@ class ContinuousBudget:
             raise InputError(
                 f"budget: difficulty_low {self.difficulty_low} must be below difficulty_high {self.difficulty_high}"
             )
+
+    @property
+    def largest(self) -> float:
+        """The largest finite budget, at no uncertainty."""
+        return max(self.low, self.high)
 
     def __call__(
         self, difficulty: Float[AnyArray, "*n"], uncertainty: Float[AnyArray, "*n"]
@@ -119,9 +131,15 @@ class ConstantBudget:
     """
 
     length: float = 128.0
+    kind: Literal["constant"] = "constant"
 
     def __post_init__(self) -> None:
         _not_negative(self, "length")
+
+    @property
+    def largest(self) -> float:
+        """The budget."""
+        return self.length
 
     def __call__(
         self, difficulty: Float[AnyArray, "*n"], uncertainty: Float[AnyArray, "*n"]

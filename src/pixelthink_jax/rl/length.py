@@ -5,8 +5,8 @@ reward that is paid; arrays are `[prompts, group]`, so it may compare a completi
 differentiable in their numbers where that has meaning.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,47 +15,56 @@ from pixelthink_jax.models.layers import AnyArray
 
 Groups = Float[AnyArray, "prompts group"]
 Paid = Float[Array, "prompts group"]
-Penalty = Callable[[Groups, Groups, Groups], Paid]
+
+
+class LengthScore:
+    """A penalty that multiplies the accuracy by a score of the length alone."""
+
+    def score(self, length: Float[AnyArray, "*n"], budget: Float[AnyArray, "*n"]) -> Float[Array, "*n"]:
+        """The share of the accuracy that is paid."""
+        raise NotImplementedError
+
+    def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
+        """Pays the accuracy times the length score."""
+        return jnp.asarray(accuracy) * self.score(length, budget)
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(LengthScore):
     r""":math:`c \cdot \mathrm{clip}(1 - \beta (L - B), 0, 1)`.
 
     Source: songw-zju/PixelThink @052d9de.
     """
 
     slope: float = 0.002
-
-    def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
-        """Pays the accuracy times the length score.
-
-        >>> Clipped()(jnp.full((1, 3), 5.0), jnp.array([[50.0, 146.0, 900.0]]), jnp.full((1, 3), 96.0)).tolist()
-        [[5.0, 4.5, 0.0]]
-        """
-        return jnp.asarray(accuracy) * self.score(length, budget)
+    kind: Literal["clipped"] = "clipped"
 
     def score(self, length: Float[AnyArray, "*n"], budget: Float[AnyArray, "*n"]) -> Float[Array, "*n"]:
-        """The length score within 0 to 1."""
+        """One up to the budget, then down to zero.
+
+        >>> Clipped().score(jnp.array([50.0, 146.0, 900.0]), jnp.full(3, 96.0)).round(3).tolist()[::2]
+        [1.0, 0.0]
+        """
         return jnp.clip(1.0 - self.slope * (jnp.asarray(length) - budget), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class OneSided:
+class OneSided(LengthScore):
     r""":math:`c` up to the budget, :math:`c (1 - \beta (L - B))` beyond it, below zero too.
 
     Source: PixelThink (arXiv:2505.23727) as its reviewers quote it; VideoSeg-R1.
     """
 
     slope: float = 0.002
+    kind: Literal["one_sided"] = "one_sided"
 
-    def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
-        """Pays the accuracy times the length score.
+    def score(self, length: Float[AnyArray, "*n"], budget: Float[AnyArray, "*n"]) -> Float[Array, "*n"]:
+        """One up to the budget, then down without end.
 
-        >>> OneSided()(jnp.ones((1, 2)), jnp.array([[50.0, 796.0]]), jnp.full((1, 2), 96.0)).round(3).tolist()[0][0]
-        1.0
+        >>> OneSided(slope=0.01).score(jnp.array([50.0, 300.0]), jnp.full(2, 100.0)).tolist()
+        [1.0, -1.0]
         """
-        return jnp.asarray(accuracy) * (1.0 - self.slope * jnp.maximum(jnp.asarray(length) - budget, 0.0))
+        return 1.0 - self.slope * jnp.maximum(jnp.asarray(length) - budget, 0.0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class L1Exact:
     """
 
     slope: float = 3e-4
+    kind: Literal["l1_exact"] = "l1_exact"
 
     def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
         """Pays the accuracy less the distance from the budget, either way.
@@ -80,25 +90,22 @@ class L1Exact:
 
 
 @dataclass(frozen=True)
-class L1Max:
+class L1Max(LengthScore):
     r""":math:`c \cdot (\mathrm{clip}(\alpha (B - L), -1, 1) + 1) / 2`: shorter than the budget is rewarded.
 
     Source: cmu-l3/l1 @93dd330 `math_reward.py`.
     """
 
     slope: float = 0.002
+    kind: Literal["l1_max"] = "l1_max"
 
-    def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
-        """Pays the accuracy times a score of one half at the budget.
+    def score(self, length: Float[AnyArray, "*n"], budget: Float[AnyArray, "*n"]) -> Float[Array, "*n"]:
+        """One half at the budget, more below it and less above.
 
-        >>> L1Max()(jnp.ones((1, 2)), jnp.array([[100.0, 9000.0]]), jnp.full((1, 2), 100.0)).tolist()
-        [[0.5, 0.0]]
+        >>> L1Max().score(jnp.array([100.0, 9000.0]), jnp.full(2, 100.0)).tolist()
+        [0.5, 0.0]
         """
-        return (
-            jnp.asarray(accuracy)
-            * (jnp.clip(self.slope * (budget - jnp.asarray(length)), -1.0, 1.0) + 1.0)
-            / 2.0
-        )
+        return (jnp.clip(self.slope * (budget - jnp.asarray(length)), -1.0, 1.0) + 1.0) / 2.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class DapoOverlong:
 
     buffer: float = 64.0
     factor: float = 1.0
+    kind: Literal["dapo_overlong"] = "dapo_overlong"
 
     def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
         """Pays the accuracy less what the buffer holds.
@@ -135,6 +143,7 @@ class Kimi:
 
     correct_from: float = 5.0
     weight: float = 1.0
+    kind: Literal["kimi"] = "kimi"
 
     def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
         """Pays the accuracy and the place of the length within the group.
@@ -169,6 +178,7 @@ class Cosine:
     wrong: tuple[float, float] = (-2.5, 0.0)
     exceeded: float = -2.5
     correct_from: float = 5.0
+    kind: Literal["cosine"] = "cosine"
 
     def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
         """Pays by length and correctness alone.
@@ -193,6 +203,7 @@ class O1Pruner:
     """
 
     accuracy_weight: float = 5.0
+    kind: Literal["o1_pruner"] = "o1_pruner"
 
     def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
         """Pays relative shortness and relative accuracy; an empty completion counts as one unit long.
@@ -211,6 +222,8 @@ class O1Pruner:
 class NoPenalty:
     """:math:`c`: Seg-Zero, where length costs nothing."""
 
+    kind: Literal["none"] = "none"
+
     def __call__(self, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
         """Pays the accuracy.
 
@@ -221,15 +234,16 @@ class NoPenalty:
         return jnp.asarray(accuracy)
 
 
-PENALTIES: dict[str, type] = {
-    "clipped": Clipped,
-    "one_sided": OneSided,
-    "l1_exact": L1Exact,
-    "l1_max": L1Max,
-    "dapo_overlong": DapoOverlong,
-    "cosine": Cosine,
-    "kimi": Kimi,
-    "o1_pruner": O1Pruner,
-    "none": NoPenalty,
-}
-"""Every penalty by the name a config gives it."""
+Penalty = Clipped | OneSided | L1Exact | L1Max | DapoOverlong | Cosine | Kimi | O1Pruner | NoPenalty
+
+
+def length_score(penalty: Penalty, accuracy: Groups, length: Groups, budget: Groups) -> Paid:
+    """What a penalty leaves of the accuracy: its own score, or the paid reward over the accuracy (1 where that is 0).
+
+    >>> length_score(L1Exact(0.25), jnp.array([[2.0, 0.0]]), jnp.full((1, 2), 8.0), jnp.full((1, 2), 4.0)).tolist()
+    [[0.5, 1.0]]
+    """
+    if isinstance(penalty, LengthScore):
+        return penalty.score(length, budget)
+    earned = jnp.asarray(accuracy) > 0
+    return jnp.where(earned, penalty(accuracy, length, budget) / jnp.where(earned, accuracy, 1.0), 1.0)

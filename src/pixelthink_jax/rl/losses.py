@@ -1,7 +1,8 @@
-"""Losses per completion: clipped policy gradient, divergence from the reference, entropy.
+"""Losses of completion tokens: clipped policy gradient, divergence from the reference, entropy.
 
-Every function returns one number for each sequence, the mean over its own tokens, so that sequences count equally
-whatever their length and however they are cut into micro-batches. A sequence without tokens gives 0.
+Each comes in two forms: for every token, which the training step weighs and sums, and as the mean over the tokens of
+each sequence, as the released code reports it. Masked tokens are 0 and a sequence without tokens gives 0, in value and
+in gradient, whatever the arrays hold there.
 
 Source: songw-zju/PixelThink @052d9de `core_algos.py` (verl); Schulman et al. 2017 (arXiv:1707.06347), equation 7.
 """
@@ -15,7 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from pixelthink_jax.models.layers import AnyArray
 
 KlKind = Literal["k1", "k2", "k3"]
+RatioLevel = Literal["token", "sequence"]
+Aggregation = Literal["sequence_mean", "token_mean", "fixed_length"]
 Mask = Bool[AnyArray, "s t"] | Int[AnyArray, "s t"] | Float[AnyArray, "s t"]
+PerToken = Float[Array, "s t"]
 
 KL_LIMIT = 10.0
 """Largest magnitude of the divergence of one token."""
@@ -35,7 +39,33 @@ def masked_mean(values: Float[AnyArray, "s t"], mask: Mask) -> Float[Array, " s"
     return total / jnp.maximum(jnp.sum(keep, axis=1), 1)
 
 
-def clipped_policy_loss(
+def token_weights(mask: Mask, aggregation: Aggregation, *, longest: int | None = None) -> PerToken:
+    r"""How much each token counts in the loss of a batch, :math:`L = \sum_{st} w_{st} \ell_{st}`.
+
+    Args:
+        mask: True at completion tokens.
+        aggregation: `sequence_mean` averages each sequence and then the sequences, so that each counts equally
+            (GRPO); `token_mean` averages all tokens (DAPO, arXiv:2503.14476, section 3.3); `fixed_length` divides by
+            sequences times `longest`, so that a token's weight does not depend on how long its completion is (Dr. GRPO,
+            arXiv:2503.20783, section 3.2).
+        longest: Tokens that a completion may have; needed for `fixed_length`.
+
+    >>> mask = jnp.array([[1, 1], [1, 0]])
+    >>> token_weights(mask, "sequence_mean").tolist(), token_weights(mask, "fixed_length", longest=4).tolist()
+    ([[0.25, 0.25], [0.5, 0.0]], [[0.125, 0.125], [0.125, 0.0]])
+    """
+    keep = (jnp.asarray(mask) > 0).astype(jnp.float32)
+    sequences = keep.shape[0]
+    if aggregation == "sequence_mean":
+        return keep / jnp.maximum(keep.sum(axis=1, keepdims=True), 1.0) / sequences
+    if aggregation == "token_mean":
+        return keep / jnp.maximum(keep.sum(), 1.0)
+    if longest is None:
+        raise ValueError("token_weights: fixed_length needs the longest length")
+    return keep / (sequences * longest)
+
+
+def policy_token_loss(
     logprobs: Float[AnyArray, "s t"],
     old_logprobs: Float[AnyArray, "s t"],
     advantages: Float[AnyArray, " s"] | Float[AnyArray, "s t"],
@@ -43,10 +73,11 @@ def clipped_policy_loss(
     *,
     clip_eps: float = 0.2,
     clip_eps_high: float | None = None,
-) -> tuple[Float[Array, " s"], Float[Array, " s"]]:
-    r"""The clipped surrogate of policy gradient and how often the clip binds.
+    ratio_level: RatioLevel = "token",
+) -> tuple[PerToken, PerToken]:
+    r"""The clipped surrogate of policy gradient at every token, and where the clip binds.
 
-    .. math:: L_i = \mathrm{mean}_t \max(-A \rho_t, -A\,\mathrm{clip}(\rho_t, 1 - \epsilon, 1 + \epsilon)),
+    .. math:: \ell_t = \max(-A \rho_t, -A\,\mathrm{clip}(\rho_t, 1 - \epsilon, 1 + \epsilon)),
         \quad \rho_t = e^{\log p_t - \log p^{old}_t}
 
     Args:
@@ -56,24 +87,68 @@ def clipped_policy_loss(
         mask: True at completion tokens.
         clip_eps: Clip range of the ratio.
         clip_eps_high: Upper clip range where it differs (DAPO's clip-higher, arXiv:2503.14476, section 3.1).
+        ratio_level: `sequence` gives every token the geometric mean of its sequence's ratios (GSPO,
+            arXiv:2507.18071, equation 7).
 
     Returns:
-        The loss, and the share of tokens at which the clipped side is the larger.
+        The loss, and 1 where the clipped side is the larger.
+    """
+    advantages = jnp.asarray(advantages)
+    weight = advantages[:, None] if advantages.ndim == 1 else advantages
+    keep = jnp.asarray(mask) > 0
+    # Tokens outside the mask may hold anything; a ratio of one keeps them out of the gradient too.
+    drift = jnp.where(keep, jnp.asarray(logprobs) - old_logprobs, 0.0)
+    if ratio_level == "sequence":
+        drift = jnp.broadcast_to(masked_mean(drift, mask)[:, None], drift.shape)
+    ratio = jnp.exp(drift)
+    high = clip_eps if clip_eps_high is None else clip_eps_high
+    plain, clipped = -weight * ratio, -weight * jnp.clip(ratio, 1.0 - clip_eps, 1.0 + high)
+    return jnp.where(keep, jnp.maximum(plain, clipped), 0.0), (keep & (clipped > plain)).astype(jnp.float32)
+
+
+def clipped_policy_loss(
+    logprobs: Float[AnyArray, "s t"],
+    old_logprobs: Float[AnyArray, "s t"],
+    advantages: Float[AnyArray, " s"] | Float[AnyArray, "s t"],
+    mask: Mask,
+    *,
+    clip_eps: float = 0.2,
+    clip_eps_high: float | None = None,
+) -> tuple[Float[Array, " s"], Float[Array, " s"]]:
+    """Sequence means of `policy_token_loss`: the loss, and the share of tokens at which the clip binds.
 
     >>> one = jnp.ones((1, 1))
     >>> loss, clipped = clipped_policy_loss(jnp.log(2 * one), 0 * one, one[0], one)
     >>> round(float(loss[0]), 4), float(clipped[0])
     (-1.2, 1.0)
     """
-    advantages = jnp.asarray(advantages)
-    weight = advantages[:, None] if advantages.ndim == 1 else advantages
-    # Tokens outside the mask may hold anything; a ratio of one keeps them out of the gradient too.
-    drift = jnp.where(jnp.asarray(mask) > 0, jnp.asarray(logprobs) - old_logprobs, 0.0)
-    ratio = jnp.exp(drift)
-    high = clip_eps if clip_eps_high is None else clip_eps_high
-    plain, clipped = -weight * ratio, -weight * jnp.clip(ratio, 1.0 - clip_eps, 1.0 + high)
-    binds = (clipped > plain).astype(jnp.float32)
-    return masked_mean(jnp.maximum(plain, clipped), mask), masked_mean(binds, mask)
+    loss, binds = policy_token_loss(
+        logprobs, old_logprobs, advantages, mask, clip_eps=clip_eps, clip_eps_high=clip_eps_high
+    )
+    return masked_mean(loss, mask), masked_mean(binds, mask)
+
+
+def kl_token_estimate(
+    logprobs: Float[AnyArray, "s t"],
+    reference_logprobs: Float[AnyArray, "s t"],
+    mask: Mask,
+    *,
+    kind: KlKind = "k3",
+) -> PerToken:
+    r"""Monte Carlo estimate of KL(policy || reference) in nats at every sampled token.
+
+    With :math:`d = \log p^{ref} - \log p`: k1 is :math:`-d`, k2 is :math:`d^2 / 2`, k3 is :math:`e^d - d - 1` clamped
+    to 10 in magnitude, as released (`low_var_kl`).
+
+    Source: http://joschu.net/blog/kl-approx.html.
+    """
+    drift = jnp.where(jnp.asarray(mask) > 0, jnp.asarray(reference_logprobs) - logprobs, 0.0)
+    if kind == "k1":
+        return -drift
+    if kind == "k2":
+        return drift**2 / 2
+    drift = jnp.minimum(drift, _LARGEST_EXPONENT)
+    return jnp.clip(jnp.exp(drift) - drift - 1.0, -KL_LIMIT, KL_LIMIT)
 
 
 def kl_estimate(
@@ -83,23 +158,12 @@ def kl_estimate(
     *,
     kind: KlKind = "k3",
 ) -> Float[Array, " s"]:
-    r"""Monte Carlo estimate of KL(policy || reference) in nats a token, from sampled tokens.
-
-    With :math:`d = \log p^{ref} - \log p`: k1 is :math:`-d`, k2 is :math:`d^2 / 2`, k3 is :math:`e^d - d - 1` clamped
-    to 10 in magnitude, as released (`low_var_kl`).
-
-    Source: http://joschu.net/blog/kl-approx.html.
+    """Sequence means of `kl_token_estimate`.
 
     >>> float(kl_estimate(jnp.zeros((1, 1)), jnp.full((1, 1), 500.0), jnp.ones((1, 1)))[0])
     10.0
     """
-    drift = jnp.where(jnp.asarray(mask) > 0, jnp.asarray(reference_logprobs) - logprobs, 0.0)
-    if kind == "k1":
-        return masked_mean(-drift, mask)
-    if kind == "k2":
-        return masked_mean(drift**2 / 2, mask)
-    drift = jnp.minimum(drift, _LARGEST_EXPONENT)
-    return masked_mean(jnp.clip(jnp.exp(drift) - drift - 1.0, -KL_LIMIT, KL_LIMIT), mask)
+    return masked_mean(kl_token_estimate(logprobs, reference_logprobs, mask, kind=kind), mask)
 
 
 def entropy(logits: Float[AnyArray, "s t v"], mask: Mask) -> Float[Array, " s"]:

@@ -15,7 +15,7 @@ Source: songw-zju/PixelThink @052d9de `seg_pixelthink.py`; equal to Seg-Zero @77
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import jax
@@ -28,7 +28,7 @@ from pixelthink_jax.answers import ParsedCompletion, parse_completion, parse_sol
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.rl.budgets import Budget, ThreeWayBudget
-from pixelthink_jax.rl.length import Clipped
+from pixelthink_jax.rl.length import Clipped, Penalty, length_score
 
 LengthUnit = Literal["response_words", "thinking_words", "thinking_tokens", "response_tokens"]
 
@@ -46,11 +46,25 @@ class RewardConfig:
         length_unit: What counts as length: words between white space or tokens, of the whole response or the thought.
         budget: Length that costs nothing.
         penalty: Length score beyond it.
+        unclosed_thought: Length of a thought that was never closed: `none`, as released, or that of the `whole` text,
+            so that leaving out the closing tag does not pay.
     """
 
     length_unit: LengthUnit = "response_words"
     budget: Budget = field(default_factory=ThreeWayBudget)
-    penalty: Clipped = field(default_factory=Clipped)
+    penalty: Penalty = field(default_factory=Clipped)
+    unclosed_thought: Literal["none", "whole"] = "none"
+
+    def measured_thought(self, parsed: ParsedCompletion) -> str:
+        """The text that counts as thought.
+
+        >>> text = parse_completion("<think>the red")
+        >>> RewardConfig().measured_thought(text), RewardConfig(unclosed_thought="whole").measured_thought(text)
+        ('', '<think>the red')
+        """
+        if parsed.thinking is not None:
+            return parsed.thinking
+        return parsed.text if self.unclosed_thought == "whole" else ""
 
 
 @struct.dataclass
@@ -68,6 +82,27 @@ class AnswerArrays:
     answer_format: Float[AnyArray, "*n"]
     box: Float[AnyArray, "*n 4"]
     points: Float[AnyArray, "*n 2 2"]
+
+
+@struct.dataclass
+class RewardInputs:
+    """What the reward of a batch of groups is computed from.
+
+    Attributes:
+        answers: Of every completion.
+        truths: Of every prompt.
+        difficulty: Of every prompt, 1 to 10.
+        uncertainty: Of every completion.
+        length_used: Of every completion, in the unit of the config.
+        custom: Weighted sum of further accuracy rewards; None without any.
+    """
+
+    answers: AnswerArrays
+    truths: AnswerArrays
+    difficulty: Float[AnyArray, " b"]
+    uncertainty: Float[AnyArray, "b g"]
+    length_used: Float[AnyArray, "b g"]
+    custom: Float[AnyArray, "b g"] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +218,26 @@ def reward_terms(answers: AnswerArrays, truths: AnswerArrays) -> dict[str, Float
     return {name: terms[name].astype(jnp.float32) for name in TERMS}
 
 
+def group_rewards(inputs: RewardInputs, config: RewardConfig) -> dict[str, Float[Array, "b g"]]:
+    """The reward of every completion of a batch of groups, with what it is made of.
+
+    Pure array code: jitted inside the training step, and by itself in `score_completion`.
+
+    Returns:
+        The five terms, `length_budget` (infinity: none), `length_score` and `reward`.
+    """
+    b, g = inputs.length_used.shape
+    spread = lambda x: jnp.broadcast_to(jnp.asarray(x)[:, None], (b, g, *x.shape[1:]))  # noqa: E731
+    terms = reward_terms(inputs.answers, jax.tree.map(spread, inputs.truths))
+    accuracy = sum(terms.values(), jnp.zeros((b, g)))
+    if inputs.custom is not None:
+        accuracy = accuracy + inputs.custom
+    budget = config.budget(spread(inputs.difficulty), inputs.uncertainty)
+    reward = config.penalty(accuracy, inputs.length_used, budget)
+    score = length_score(config.penalty, accuracy, inputs.length_used, budget)
+    return {**terms, "length_budget": budget, "length_score": score, "reward": reward}
+
+
 def score_completion(
     text: str,
     solution: str,
@@ -214,49 +269,43 @@ def score_completion(
     """
     config = config or RewardConfig()
     parsed = parse_completion(text)
-    used = length_used(
-        parsed, config.length_unit, thinking_tokens=thinking_tokens, response_tokens=response_tokens
+    used = length_used(parsed, config, thinking_tokens=thinking_tokens, response_tokens=response_tokens)
+    one = lambda value: jnp.full((1, 1), value, jnp.float32)  # noqa: E731
+    inputs = RewardInputs(
+        answers=jax.tree.map(lambda x: x[None], answer_arrays([parsed])),
+        truths=solution_arrays([solution]),
+        difficulty=one(difficulty)[0],
+        uncertainty=one(uncertainty),
+        length_used=one(used),
     )
-    rows = (answer_arrays([parsed]), solution_arrays([solution]))
-    numbers = (np.array([value], np.float32) for value in (difficulty, uncertainty, used))
-    found = {name: float(value[0]) for name, value in _score(config)(*rows, *numbers).items()}
+    found = {name: float(value[0, 0]) for name, value in _score(config)(inputs).items()}
     budget = found.pop("length_budget")
     return RewardTerms(**found, length_used=used, length_budget=budget if np.isfinite(budget) else None)
 
 
 def length_used(
     parsed: ParsedCompletion,
-    unit: LengthUnit,
+    config: RewardConfig,
     *,
     thinking_tokens: int | None = None,
     response_tokens: int | None = None,
 ) -> float:
-    """The length of a completion in a unit; a thought that was never closed has none, as released.
+    """The length of a completion in the unit of the config.
 
-    >>> length_used(parse_completion("<think>the red one</think> here"), "thinking_words")
+    >>> length_used(parse_completion("<think>the red one</think> here"), RewardConfig("thinking_words"))
     3.0
     """
-    if unit == "response_words":
+    if config.length_unit == "response_words":
         return float(len(parsed.text.split()))
-    if unit == "thinking_words":
-        return float(len((parsed.thinking or "").split()))
-    counted = {"thinking_tokens": thinking_tokens, "response_tokens": response_tokens}[unit]
+    if config.length_unit == "thinking_words":
+        return float(len(config.measured_thought(parsed).split()))
+    counted = {"thinking_tokens": thinking_tokens, "response_tokens": response_tokens}[config.length_unit]
     if counted is None:
-        raise InputError(f"length unit {unit}: give {unit}, the count of the completion")
+        raise InputError(f"length unit {config.length_unit}: give {config.length_unit}, the count of the completion")
     return float(counted)
 
 
 @cache
 def _score(config: RewardConfig) -> Any:
-    """The reward of a batch as one jitted function."""
-
-    def score(
-        answers: AnswerArrays, truths: AnswerArrays, difficulty: Array, uncertainty: Array, used: Array
-    ) -> dict[str, Array]:
-        terms = reward_terms(answers, truths)
-        budget = config.budget(difficulty, uncertainty)
-        length_score = config.penalty.score(used, budget)
-        reward = length_score * sum(terms.values())
-        return {**terms, "length_budget": budget, "length_score": length_score, "reward": reward}
-
-    return jax.jit(score)
+    """`group_rewards` under one config as a jitted function."""
+    return jax.jit(partial(group_rewards, config=config))

@@ -22,13 +22,13 @@ class Row:
 
     Attributes:
         input_ids: int32 `[t]`, prompt then completion then the end token.
-        prompt_tokens: How many of them are the prompt, which bears no loss.
+        given_tokens: How many of them, from the start, bear no loss: the prompt, and what is given of the completion.
         image: uint8 `[H, W, 3]`, at the size the vision tower sees.
         grid_thw: Patches of the image in time, height and width.
     """
 
     input_ids: Int[np.ndarray, " t"]
-    prompt_tokens: int
+    given_tokens: int
     image: UInt8[np.ndarray, "H W 3"]
     grid_thw: tuple[int, int, int]
 
@@ -40,7 +40,7 @@ class Batch:
     Attributes:
         input_ids: int32 `[b, t]`.
         mask: True on real tokens.
-        loss_mask: True on completion tokens, the end token included.
+        loss_mask: True on the tokens that are learned, the end token included.
         images: uint8 `[b, H, W, 3]`, all of one size.
         grid_thw: The patch grid of every image.
     """
@@ -104,7 +104,7 @@ def _pad(rows: list[Row], size: int, length: int, pad_id: int) -> Batch:
         row = rows[min(i, len(rows) - 1)]  # an empty row repeats the last one: its image tokens must be there
         tokens = len(row.input_ids)
         input_ids[i, :tokens], mask[i, :tokens], images[i] = row.input_ids, True, row.image
-        loss_mask[i, row.prompt_tokens : tokens] = i < len(rows)
+        loss_mask[i, row.given_tokens : tokens] = i < len(rows)
     return Batch(input_ids, mask, loss_mask, images, rows[0].grid_thw)
 
 

@@ -39,20 +39,31 @@ class DataConfig:
         split: Split of the dataset; not read for `jsonl`.
         task: Of `shapereason`: `reason`, or `listing`, which names every object with its box.
         chain_style: Of the reason task, every chain in this style; None draws it.
+        level: Of the reason task, questions of that level only; None draws it.
         most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
+        given_until: A phrase; what stands before it in a completion is given and bears no loss, so that all of the
+            gradient goes into what follows. Completions without it are learned whole. None learns everything.
+        weight: Share of rows, relative to the other datasets of the stage.
     """
 
     name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
     split: str = "train"
     task: Literal["reason", "listing"] = "reason"
     chain_style: Literal["none", "short", "medium", "long"] | None = None
+    level: Literal["easy", "medium", "hard"] | None = None
     most_objects: int | None = None
     examples: int | None = None
     path: str | None = None
+    given_until: str | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise InputError(f"data: weight must be positive, got {self.weight}")
+        if self.given_until == "":
+            raise InputError("data: given_until is empty; give a phrase, or leave it out")
         if self.name != "shapereason" and not self.path:
             raise InputError(f"data: {self.name} needs a path")
         _at_least_one(self, "examples")
@@ -60,14 +71,22 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A part of the run on its own data; stages follow one another under one learning-rate schedule."""
+    """A part of the run on its own data; stages follow one another under one learning-rate schedule.
+
+    Attributes:
+        name: For whoever reads the config.
+        steps: Updates.
+        data: One dataset or several, mixed row by row.
+    """
 
     name: str
     steps: int
-    data: DataConfig = field(default_factory=DataConfig)
+    data: tuple[DataConfig, ...] = field(default_factory=lambda: (DataConfig(),))
 
     def __post_init__(self) -> None:
         _at_least_one(self, "steps")
+        if not self.data:
+            raise InputError(f"stage {self.name}: data names no dataset")
 
 
 @dataclass(frozen=True)

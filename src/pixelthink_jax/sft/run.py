@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.config import to_tree
-from pixelthink_jax.data.pipeline import example_stream
-from pixelthink_jax.data.sources import open_source
+from pixelthink_jax.data.pipeline import ExampleSource, example_stream
+from pixelthink_jax.data.sources import GivenBeginnings, MixedSource, open_source
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
@@ -105,12 +105,24 @@ def stage_batches(
         position = None
 
 
+def open_data(parts: tuple[DataConfig, ...], render_size: tuple[int, int] | None) -> ExampleSource:
+    """The rows of a stage: one dataset, or several mixed by weight."""
+    sources, weights = [], []
+    for part in parts:
+        where = dataclasses.asdict(part)
+        weights.append(where.pop("weight"))
+        phrase = where.pop("given_until")
+        source = open_source(**where, render_size=render_size)
+        sources.append(source if phrase is None else GivenBeginnings(source, phrase))
+    return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
+
+
 def open_stream(
-    data: DataConfig, config: SftConfig, processor: Processor, position: Position | None
+    data: tuple[DataConfig, ...], config: SftConfig, processor: Processor, position: Position | None
 ) -> BatchStream:
-    """Endless batches of one dataset, from `position` on."""
-    source = open_source(**dataclasses.asdict(data), render_size=_square(processor))
-    rows = RowStream(example_stream(source, seed=config.seed, shuffle=True), processor)
+    """Endless batches of a stage's data, from `position` on."""
+    stream = example_stream(open_data(data, _square(processor)), seed=config.seed, shuffle=True)
+    rows = RowStream(stream, processor)
 
     def cut(chunk: list[Row], rng: np.random.Generator) -> list[Batch]:
         return cut_batches(
@@ -151,7 +163,10 @@ def encode_example(example: Example, processor: Processor) -> Row:
     end = np.array([processor.tokenizer.special.end_of_turn], np.int32)
     completion = processor.tokenizer.encode(example.completion)
     ids = np.concatenate([prompt.input_ids, completion, end]).astype(np.int32)
-    return Row(ids, len(prompt.input_ids), prompt.image, prompt.grid_thw)
+    begun = processor.tokenizer.encode(example.given)
+    # A token that reaches beyond the given text is learned.
+    given = next((i for i, (a, b) in enumerate(zip(begun, completion, strict=False)) if a != b), len(begun))
+    return Row(ids, len(prompt.input_ids) + given, prompt.image, prompt.grid_thw)
 
 
 def to_device(batch: Batch, policy: Policy) -> DeviceBatch:

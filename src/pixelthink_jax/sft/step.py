@@ -46,10 +46,10 @@ def supervised_loss(
     embeds = qwen_vl.embed_prompt(params, batch.input_ids, images, config)
     hidden = qwen_vl.forward(params, embeds, batch.positions, batch.mask, config, remat=remat, unroll=unroll)
     targets, mask = jnp.asarray(batch.input_ids)[:, 1:], jnp.asarray(batch.loss_mask)[:, 1:]
-    logprobs, correct = token_logprobs(params, hidden[:, :-1], targets, config)
+    scores = token_logprobs(params, hidden[:, :-1], targets, config)
     tokens = jnp.maximum(mask.sum(), 1)
-    loss = -jnp.sum(jnp.where(mask, logprobs, 0.0)) / tokens
-    accuracy = jnp.sum(mask & correct) / tokens
+    loss = -jnp.sum(jnp.where(mask, scores.logprobs, 0.0)) / tokens
+    accuracy = jnp.sum(mask & scores.likeliest) / tokens
     return loss, {"loss": loss, "token_accuracy": accuracy, "tokens": tokens.astype(jnp.float32)}
 
 

@@ -91,7 +91,7 @@ def _medium(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Genera
         end = f"so it is the {names[trace.answer]}."
         if _words([*core, end]) <= target + 4:
             break
-    return " ".join([*_filled(core, end, target, query, trace, graph, names, rng), end])
+    return " ".join([*_filled(core, end, target, query, trace, graph, names), end])
 
 
 def _mentioned(query: Query, trace: Trace, graph: SceneGraph, room: int) -> list[int]:
@@ -115,7 +115,7 @@ def _long(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generato
     core = [_count(graph), *listed(graph, names), f"the question asks for {canonical(query)}."]
     core += steps(query, trace, graph, names)
     end = _conclusion(trace.answer, graph, names)
-    return " ".join([*_filled(core, " ".join(end), target, query, trace, graph, names, rng), *end])
+    return " ".join([*_filled(core, " ".join(end), target, query, trace, graph, names), *end])
 
 
 def _count(graph: SceneGraph) -> str:
@@ -138,14 +138,10 @@ def _filled(
     trace: Trace,
     graph: SceneGraph,
     names: Names,
-    rng: np.random.Generator,
 ) -> list[str]:
-    """The derivation and further checks, until the chain with its end is about `target` words long."""
-    others = [i for i in names if i != trace.answer]
-    checks = [rejection(query, trace, graph, i, names) for i in rng.permutation(others).tolist()]
-    places = [
-        f"{names[i]} is in the {region(graph.objects[i])}." for i in rng.permutation(list(names)).tolist()
-    ]
+    """The derivation and further checks, in the order of the list, until the chain with its end is about `target` words long."""
+    checks = [rejection(query, trace, graph, i, names) for i in names if i != trace.answer]
+    places = [f"{names[i]} is in the {region(graph.objects[i])}." for i in names]
     said, used = list(core), _words([*core, end])
     for sentence in [*checks, *places]:
         words = len(sentence.split())

@@ -47,14 +47,21 @@ def plural(description: Description) -> str:
 
 
 def steps(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
-    """The full derivation: anchor, candidates, link, pick."""
+    """The full derivation: anchor, candidates, link, pick.
+
+    Whatever is found is found by looking through the list: each object is held against one word or number at a time,
+    with a verdict after each, so that no step asks for more than one comparison.
+    """
     if query.odd is not None:
         return _count_values(query.odd, graph, names)
     if query.type == "attributes":
-        return [_attribute_check(query.description, graph.objects[i], name) for i, name in names.items()]
+        return _search(query.description, graph, names)
     said = _anchor_steps(query.anchor, trace, graph, names) if query.anchor else []
     if query.between is not None and trace.second is not None:
+        said += _search(query.between, graph, names)
         said.append(f"the {query.between.words} is the {names[trace.second]}.")
+    if query.description.given and query.description != _searched(query):
+        said += _search(query.description, graph, names)
     if query.description.given:
         found = join([names[i] for i in trace.candidates])
         said.append(f"the {plural(query.description)} are {found}.")
@@ -65,10 +72,26 @@ def steps(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> list[s
     return said
 
 
-def _attribute_check(description: Description, item: SceneObject, name: str) -> str:
-    """What an object is, in the attributes asked for, and whether that fits."""
-    values = " ".join(item.value(attribute) for attribute in description.given)
-    return f"{name} is {values} {'yes' if description.matches(item) else 'no'}."
+def _searched(query: Query) -> Description | None:
+    """The description that the anchor's search has already looked for."""
+    anchor = query.anchor
+    return anchor.description if anchor is not None and anchor.like is None else None
+
+
+def _search(description: Description, graph: SceneGraph, names: Names) -> list[str]:
+    """Every object against a description."""
+    return [f"{name} is {_verdicts(description, graph.objects[i])}." for i, name in names.items()]
+
+
+def _verdicts(description: Description, item: SceneObject) -> str:
+    """An object's attributes against those asked for, up to the first that differs: `small yes green no`."""
+    said = []
+    for attribute, wanted in description.given.items():
+        value = item.value(attribute)
+        said += [value, "yes" if value == wanted else "no"]
+        if value != wanted:
+            break
+    return " ".join(said)
 
 
 def _anchor_steps(anchor: Anchor, trace: Trace, graph: SceneGraph, names: Names) -> list[str]:
@@ -77,13 +100,14 @@ def _anchor_steps(anchor: Anchor, trace: Trace, graph: SceneGraph, names: Names)
     if anchor.like is not None and anchor.other is not None and trace.second is not None:
         second, value = names[trace.second], graph.objects[trace.second].value(anchor.like)
         return [
+            *_search(anchor.other, graph, names),
             f"the {anchor.other.words} is the {second}.",
             f"it is {value}.",
             f"the other {value} shape is {found}",
         ]
+    said = _search(anchor.description, graph, names) if anchor.description.given else []
     if anchor.superlative is None:
-        return [f"the {anchor.description.words} is {found}"]
-    said = []
+        return [*said, f"the {anchor.description.words} is {found}"]
     if anchor.description.given:
         said.append(
             f"the {plural(anchor.description)} are {join([names[i] for i in trace.anchor_candidates])}."
@@ -117,26 +141,38 @@ def position(item: SceneObject, axis: int) -> str:
 
 
 def comparison(superlative: str, graph: SceneGraph, members: tuple[int, ...], names: Names) -> list[str]:
-    """The measure that decides a superlative, for each member."""
+    """The measure that decides a superlative, for each member, and whether it is the best so far."""
     if superlative == "closest":
         return [
             f"{names[i]} has x {graph.objects[i].centre[0]} y {graph.objects[i].centre[1]}." for i in members
         ]
+    said, best = [], None
+    for i in members:
+        measure, sign = _measure(superlative, graph.objects[i])
+        better = best is None or measure * sign > best
+        best = measure * sign if better else best
+        verdict = "yes" if better else "no"
+        if superlative in ORDERS:
+            said.append(f"{names[i]} has {position(graph.objects[i], ORDERS[superlative][0])} {verdict}.")
+        else:
+            said.append(f"{names[i]} is {measure} wide {verdict}.")
+    return said
+
+
+def _measure(superlative: str, item: SceneObject) -> tuple[int, int]:
+    """What a superlative compares, and 1 where more is better, -1 where less is."""
     if superlative in ORDERS:
-        axis = ORDERS[superlative][0]
-        return [f"{names[i]} has {position(graph.objects[i], axis)}." for i in members]
-    return [f"{names[i]} is {graph.objects[i].wide} wide." for i in members]
+        axis, sign = ORDERS[superlative]
+        return item.centre[axis], sign
+    return item.wide, 1 if superlative == "largest" else -1
 
 
 def _count_values(attribute: str, graph: SceneGraph, names: Names) -> list[str]:
-    """Which objects have each value of an attribute."""
-    groups: dict[str, list[str]] = {}
-    for i, name in names.items():
-        groups.setdefault(graph.objects[i].value(attribute), []).append(name)
-    said = [
-        f"{value} is {'only ' if len(group) == 1 else ''}{join(group)}." for value, group in groups.items()
-    ]
-    single = next(value for value, group in groups.items() if len(group) == 1)
+    """Each object's value of an attribute, and whether no other object has it."""
+    values = {i: graph.objects[i].value(attribute) for i in names}
+    alone = {i: list(values.values()).count(value) == 1 for i, value in values.items()}
+    said = [f"{name} is {values[i]} {'only' if alone[i] else 'no'}." for i, name in names.items()]
+    single = next(value for i, value in values.items() if alone[i])
     return [*said, f"so {single} appears once."]
 
 

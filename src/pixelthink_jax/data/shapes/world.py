@@ -54,6 +54,7 @@ class ShapeReason:
         seed: World seed. The splits of one seed never share a scene.
         task: `reason`, or `listing`: name every object with its box, the dense target of pre-training.
         chain_style: Force the style of the reasoning chain; None draws it (`chains.STYLES`).
+        level: Of the reason task, questions of that level only; None draws it.
         most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
         render_size: Width and height of the picture and the mask; None means the scene's canvas. Box, points,
             chain and solution always come from the canvas, so they do not depend on it.
@@ -73,6 +74,7 @@ class ShapeReason:
         seed: int = 0,
         task: str = "reason",
         chain_style: str | None = None,
+        level: str | None = None,
         render_size: tuple[int, int] | None = None,
         most_objects: int | None = None,
     ):
@@ -81,13 +83,15 @@ class ShapeReason:
             ("split", split, tuple(SPLIT_SIZES)),
             ("task", task, TASKS),
             ("chain_style", chain_style, (None, *STYLES)),
+            ("level", level, (None, *LEVELS)),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {known}")
         if most_objects is not None and (task != "listing" or most_objects < 1):
             raise ValueError(f"most_objects={most_objects}: expected at least 1, and the listing task")
         self.split, self.seed, self.task = split, seed, task
-        self.chain_style, self.render_size, self.most_objects = chain_style, render_size, most_objects
+        self.chain_style, self.level = chain_style, level
+        self.render_size, self.most_objects = render_size, most_objects
 
     def __len__(self) -> int:
         """Number of rows of the split."""
@@ -112,7 +116,8 @@ class ShapeReason:
     def asked(self, index: int) -> Asked:
         """The scene graph and question of a row, before anything is drawn or written."""
         rng = self._rng(self._checked(index), "scene")
-        level = LEVELS[int(rng.integers(3))]
+        drawn: Level = LEVELS[int(rng.integers(3))]
+        level = drawn if self.level is None else self.level
         count = int(rng.choice(OBJECT_COUNTS))
         return _sample_asked(rng, level, count, ood=self.split == "ood")
 
