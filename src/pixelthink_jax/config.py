@@ -149,8 +149,8 @@ def _coerce_union(value: Any, hints: tuple[Any, ...], where: str) -> Any:
 
 def _kind_of(hint: Any) -> str | None:
     """The name by which a config picks this dataclass among several: the default of its field `kind`."""
-    fields = {f.name: f for f in dataclasses.fields(hint)} if dataclasses.is_dataclass(hint) else {}
-    return fields["kind"].default if "kind" in fields else None
+    fields = dataclasses.fields(hint) if dataclasses.is_dataclass(hint) else ()
+    return next((f.default for f in fields if f.name == "kind" and isinstance(f.default, str)), None)
 
 
 def _coerce_kind(value: dict[Any, Any], options: list[Any], where: str) -> Any:

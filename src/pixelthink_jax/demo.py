@@ -60,7 +60,7 @@ class DemoConfig:
     pictures: int = 2
     policy: Path | None = None
     segmenter: Path | None = None
-    max_new_tokens: int = 512
+    max_new_tokens: int = 640
 
     def __post_init__(self) -> None:
         most = len(ShapeReason(SPLIT)) // 2

@@ -45,7 +45,9 @@ def value_and_gradients(scored: tuple[dict, jax.Array, jax.Array]) -> tuple:
 def test_equal_to_plain_log_softmax(scored: tuple) -> None:
     params, hidden, targets = scored
     (_, scores), _ = value_and_gradients(scored)
-    logits = np.asarray(hidden, np.float64) @ np.asarray(params["text"]["lm_head"], np.float64).T / TEMPERATURE
+    logits = (
+        np.asarray(hidden, np.float64) @ np.asarray(params["text"]["lm_head"], np.float64).T / TEMPERATURE
+    )
     logits[..., BANNED] = -1e9
     exact = log_softmax(logits)
     chosen = np.take_along_axis(exact, np.asarray(targets)[..., None], -1)[..., 0]

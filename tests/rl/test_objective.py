@@ -39,7 +39,9 @@ def plain(variant):
     centred = REWARDS.astype(np.float64) - REWARDS.astype(np.float64).mean(axis=1, keepdims=True)
     scale = 1.0 if variant == "dr_grpo" else centred.std(axis=1, ddof=1, keepdims=True) + 1e-6
     advantages = (centred / scale).reshape(-1)
-    low, high = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}[variant]
+    low, high = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}[
+        variant
+    ]
     sequences = []
     for row in range(ROWS):
         drift = (LOGPROBS - OLD)[row, : LENGTHS[row]]
@@ -77,14 +79,14 @@ def test_parts_of_a_batch_add_up_and_what_is_masked_has_no_gradient(variant):
 
 
 def test_nothing_but_masked_tokens_is_a_loss_of_zero():
-    nothing = jnp.zeros((2, 4), bool)
+    nothing, arrays = jnp.zeros((2, 4), bool), jnp.full((2, 4), jnp.nan)
     for config in (LossConfig(), LossConfig("dapo"), LossConfig("dr_grpo"), LossConfig("gspo")):
         weights = token_weights(nothing, config.shape.aggregation, longest=4)
-        arrays = jnp.full((2, 4), jnp.nan)
-        run = lambda x, c=config, w=weights: objective(  # noqa: E731
-            c, logprobs=x, entropies=x, old_logprobs=arrays, reference_logprobs=arrays,
-            advantages=jnp.ones(2), mask=nothing, weights=w,
-        )[0]  # fmt: skip
+
+        def run(x, config=config, weights=weights):
+            rest = {"old_logprobs": arrays, "reference_logprobs": arrays, "mask": nothing, "weights": weights}
+            return objective(config, logprobs=x, entropies=x, advantages=jnp.ones(2), **rest)[0]
+
         loss, gradient = jax.value_and_grad(run)(arrays)
         assert float(loss) == 0 and (np.asarray(gradient) == 0).all()
 

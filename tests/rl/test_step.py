@@ -34,8 +34,7 @@ def rolled_out(sizes, micro_batches=1):
     """A rollout of the tiny policy with rewards that differ, and completions of different lengths."""
     policy = tiny_policy()
     prompts = [
-        policy.processor.prompt(image, query)
-        for image, query in zip(pictures(sizes), QUERIES, strict=False)
+        policy.processor.prompt(image, query) for image, query in zip(pictures(sizes), QUERIES, strict=False)
     ]
     arrays = policy.prompt_arrays(prompts)
     count = len(prompts)

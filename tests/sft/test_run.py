@@ -18,6 +18,7 @@ from pixelthink_jax.runtime.optim import OptimConfig
 from pixelthink_jax.runtime.run_log import read_log
 from pixelthink_jax.sft import run
 from pixelthink_jax.sft.config import SftConfig
+from pixelthink_jax.sft.data import open_data
 from pixelthink_jax.sft.new_policy import new_policy
 from pixelthink_jax.sft.run import run_sft
 from pixelthink_jax.types import Example
@@ -218,6 +219,6 @@ def test_datasets_of_a_stage_are_mixed(folder: Path) -> None:
     rows = {"name": "jsonl", "path": str(folder / "rows.jsonl")}
     stage = {"name": "a", "steps": 1, "data": [{**rows, "examples": 6}, {**rows, "given_until": "cup"}]}
     parts = config(folder, "mixed", stages=[stage]).stages[0].data
-    mixed = run.open_data(parts, None)
+    mixed = open_data(parts, None)
     assert len(mixed) == 6
     assert any(mixed[i].given for i in range(6)) and not all(mixed[i].given for i in range(6))

@@ -82,7 +82,7 @@ def group_logprobs(
     if r > 1:
         rest = _suffix_hidden(params, prompts, prefix, tokens, mask, config, embeds.dtype, remat, unroll)
         hidden = jnp.concatenate([hidden, rest], axis=2)
-    return token_logprobs(params, hidden, tokens, config, temperature=temperature, banned=banned)
+    return token_logprobs(params, hidden, jnp.asarray(tokens), config, temperature=temperature, banned=banned)
 
 
 def _suffix_hidden(

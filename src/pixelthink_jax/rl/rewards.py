@@ -301,7 +301,9 @@ def length_used(
         return float(len(config.measured_thought(parsed).split()))
     counted = {"thinking_tokens": thinking_tokens, "response_tokens": response_tokens}[config.length_unit]
     if counted is None:
-        raise InputError(f"length unit {config.length_unit}: give {config.length_unit}, the count of the completion")
+        raise InputError(
+            f"length unit {config.length_unit}: give {config.length_unit}, the count of the completion"
+        )
     return float(counted)
 
 

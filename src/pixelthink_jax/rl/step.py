@@ -32,7 +32,7 @@ from pixelthink_jax.rl.losses import token_weights
 from pixelthink_jax.rl.objective import LossConfig, objective
 from pixelthink_jax.rl.rewards import RewardConfig, RewardInputs, group_rewards
 from pixelthink_jax.rl.rollout import PromptArrays
-from pixelthink_jax.runtime.train_state import TrainState
+from pixelthink_jax.runtime.train_state import TrainState, updated
 
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, Any, "StepBatch"], tuple[TrainState, Metrics]]
@@ -133,13 +133,10 @@ def make_step(
         advantages = group_advantages(rewards["reward"], standardised=config.loss.shape.standardised)
         parts = _parts(batch, advantages, config)
         grads, sums = _summed_gradients(loss_of, state.params, reference, parts, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        if config.freeze_vision:  # weight decay would still move what has no gradient
-            updates = {**updates, "vision": jax.tree.map(jnp.zeros_like, updates["vision"])}
-        params = optax.apply_updates(state.params, updates)
         metrics = {**sums, **_reward_metrics(rewards, advantages, batch)}
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return TrainState(params, opt_state, state.step + 1), metrics
+        frozen = ("vision",) if config.freeze_vision else ()
+        return updated(state, grads, optimizer, frozen=frozen), metrics
 
     return step
 
@@ -216,7 +213,7 @@ def _parts(batch: StepBatch, advantages: Float[Array, "b g"], config: StepConfig
         input_ids=jnp.asarray(batch.prompts.input_ids),
         prompt_mask=jnp.asarray(batch.prompts.mask),
         positions=jnp.asarray(batch.prompts.positions).swapaxes(0, 1),
-        images=batch.prompts.images,
+        images=tuple(map(jnp.asarray, batch.prompts.images)),
         tokens=jnp.asarray(batch.tokens),
         mask=mask,
         weights=weights.reshape(mask.shape),

@@ -7,7 +7,6 @@ from itertools import islice
 import jax
 import jax.numpy as jnp
 
-from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 from pixelthink_jax.policy import Policy
@@ -18,6 +17,7 @@ from pixelthink_jax.processing.prompts import chat_messages, prompt_template, us
 from pixelthink_jax.processing.tokenizer import Tokenizer
 from pixelthink_jax.processing.vocabulary import QWEN2_VL_CHAT_TEMPLATE, build_tokenizer
 from pixelthink_jax.sft.config import NewPolicyConfig, SftConfig
+from pixelthink_jax.sft.data import open_data
 
 
 def new_policy(config: SftConfig) -> Policy:
@@ -60,7 +60,7 @@ def _texts(settings: NewPolicyConfig, config: SftConfig, format: PolicyFormat) -
         format.system_prompt or "",
     ] * 2
     for stage in config.stages:
-        source = open_source(**dataclasses.asdict(stage.data))
+        source = open_data(stage.data, None)
         for example in islice((source[i] for i in range(len(source))), settings.tokenizer_examples):
             question = user_text(format.prompt, example.query, instruction=example.instruction)
             texts += [question, example.completion or ""]

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.config import to_tree
-from pixelthink_jax.data.pipeline import ExampleSource, example_stream
-from pixelthink_jax.data.sources import GivenBeginnings, MixedSource, open_source
+from pixelthink_jax.data.pipeline import example_stream
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
@@ -24,6 +23,7 @@ from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
 from pixelthink_jax.sft.config import DataConfig, SftConfig
+from pixelthink_jax.sft.data import open_data
 from pixelthink_jax.sft.new_policy import new_policy
 from pixelthink_jax.sft.step import DeviceBatch, make_train_step
 from pixelthink_jax.types import Example
@@ -103,18 +103,6 @@ def stage_batches(
                 if step == end:
                     break
         position = None
-
-
-def open_data(parts: tuple[DataConfig, ...], render_size: tuple[int, int] | None) -> ExampleSource:
-    """The rows of a stage: one dataset, or several mixed by weight."""
-    sources, weights = [], []
-    for part in parts:
-        where = dataclasses.asdict(part)
-        weights.append(where.pop("weight"))
-        phrase = where.pop("given_until")
-        source = open_source(**where, render_size=render_size)
-        sources.append(source if phrase is None else GivenBeginnings(source, phrase))
-    return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 
 def open_stream(

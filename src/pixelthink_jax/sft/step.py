@@ -15,7 +15,7 @@ from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.logprobs import token_logprobs
-from pixelthink_jax.runtime.train_state import TrainState
+from pixelthink_jax.runtime.train_state import TrainState, updated
 
 
 @jax.tree_util.register_dataclass
@@ -72,16 +72,7 @@ def make_train_step(
             return supervised_loss(params, batch, config, image_config, remat=remat, unroll=unroll)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        if freeze_vision:  # weight decay would still move what has no gradient
-            updates = _still(updates)
-        params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return updated(state, grads, optimizer, frozen=("vision",) if freeze_vision else ()), metrics
 
     return step
-
-
-def _still(updates: Any) -> Any:
-    """The updates without those of the vision tower."""
-    return {**updates, "vision": jax.tree.map(jnp.zeros_like, updates["vision"])}

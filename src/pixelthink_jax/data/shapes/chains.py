@@ -35,7 +35,7 @@ BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
 
 MEDIUM_WORDS = (38, 66)
-LONG_WORDS_BASE, LONG_WORDS_PER_OBJECT, LONG_WORDS_SPREAD = 83, 12, 14
+LONG_WORDS_BASE, LONG_WORDS_PER_OBJECT, LONG_WORDS_SPREAD = 92, 12, 14
 
 
 def sample_style(rng: np.random.Generator, *, brief: bool = False) -> str:
@@ -139,7 +139,7 @@ def _filled(
     graph: SceneGraph,
     names: Names,
 ) -> list[str]:
-    """The derivation and further checks, in the order of the list, until the chain with its end is about `target` words long."""
+    """The derivation and further checks, in list order, until the chain with its end is about `target` words long."""
     checks = [rejection(query, trace, graph, i, names) for i in names if i != trace.answer]
     places = [f"{names[i]} is in the {region(graph.objects[i])}." for i in names]
     said, used = list(core), _words([*core, end])

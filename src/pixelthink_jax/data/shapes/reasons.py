@@ -128,7 +128,11 @@ def _link_steps(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> 
         return [f"the {anchor_name} is {value}.", *checks]
     if query.relation is not None:
         axis = RELATIONS[query.relation][0]
-        place = [f"{names[i]} has {position(graph.objects[i], axis)} {kept[i]}." for i in trace.candidates]
+        against = f"to {anchor.centre[axis]}"
+        place = [
+            f"{names[i]} has {position(graph.objects[i], axis)} {against} {kept[i]}."
+            for i in trace.candidates
+        ]
         return [f"the {anchor_name} has {position(anchor, axis)}.", *place]
     if query.between is not None:
         return [f"{names[i]} is between {kept[i]}." for i in trace.candidates]
@@ -141,7 +145,7 @@ def position(item: SceneObject, axis: int) -> str:
 
 
 def comparison(superlative: str, graph: SceneGraph, members: tuple[int, ...], names: Names) -> list[str]:
-    """The measure that decides a superlative, for each member, and whether it is the best so far."""
+    """The measure that decides a superlative, for each member, beside the best so far, and which is better."""
     if superlative == "closest":
         return [
             f"{names[i]} has x {graph.objects[i].centre[0]} y {graph.objects[i].centre[1]}." for i in members
@@ -149,13 +153,12 @@ def comparison(superlative: str, graph: SceneGraph, members: tuple[int, ...], na
     said, best = [], None
     for i in members:
         measure, sign = _measure(superlative, graph.objects[i])
-        better = best is None or measure * sign > best
-        best = measure * sign if better else best
-        verdict = "yes" if better else "no"
-        if superlative in ORDERS:
-            said.append(f"{names[i]} has {position(graph.objects[i], ORDERS[superlative][0])} {verdict}.")
-        else:
-            said.append(f"{names[i]} is {measure} wide {verdict}.")
+        better = best is None or measure * sign > best * sign
+        against = "" if best is None else f" to {best}"
+        unit = "" if superlative in ORDERS else " wide"
+        has = f"has {'xy'[ORDERS[superlative][0]]}" if superlative in ORDERS else "is"
+        said.append(f"{names[i]} {has} {measure}{unit}{against} {'yes' if better else 'no'}.")
+        best = measure if better else best
     return said
 
 

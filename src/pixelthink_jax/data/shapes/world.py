@@ -116,8 +116,8 @@ class ShapeReason:
     def asked(self, index: int) -> Asked:
         """The scene graph and question of a row, before anything is drawn or written."""
         rng = self._rng(self._checked(index), "scene")
-        drawn: Level = LEVELS[int(rng.integers(3))]
-        level = drawn if self.level is None else self.level
+        drawn = LEVELS[int(rng.integers(3))]
+        level = drawn if self.level is None else cast(Level, self.level)
         count = int(rng.choice(OBJECT_COUNTS))
         return _sample_asked(rng, level, count, ood=self.split == "ood")
 
