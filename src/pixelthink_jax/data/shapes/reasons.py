@@ -10,6 +10,17 @@ from pixelthink_jax.data.targets import FRAME
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 CARDINALS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+BETTER = {
+    "leftmost": "left of",
+    "rightmost": "right of",
+    "highest": "above",
+    "lowest": "below",
+    "largest": "larger than",
+    "smallest": "smaller than",
+    "closest": "closer than",
+}
+"""What an object must be beside the best so far, for each superlative."""
+
 Names = dict[int, str]
 """Object index to ordinal, for the objects a chain mentions."""
 
@@ -128,7 +139,7 @@ def _link_steps(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> 
         return [f"the {anchor_name} is {value}.", *checks]
     if query.relation is not None:
         axis = RELATIONS[query.relation][0]
-        against = f"to {anchor.centre[axis]}"
+        against = f"{query.relation} {anchor.centre[axis]}"
         place = [
             f"{names[i]} has {position(graph.objects[i], axis)} {against} {kept[i]}."
             for i in trace.candidates
@@ -154,7 +165,7 @@ def comparison(superlative: str, graph: SceneGraph, members: tuple[int, ...], na
     for i in members:
         measure, sign = _measure(superlative, graph.objects[i])
         better = best is None or measure * sign > best * sign
-        against = "" if best is None else f" to {best}"
+        against = "" if best is None else f" {BETTER[superlative]} {best}"
         unit = "" if superlative in ORDERS else " wide"
         has = f"has {'xy'[ORDERS[superlative][0]]}" if superlative in ORDERS else "is"
         said.append(f"{names[i]} {has} {measure}{unit}{against} {'yes' if better else 'no'}.")
@@ -199,11 +210,11 @@ def rejection(query: Query, trace: Trace, graph: SceneGraph, index: int, names: 
             return f"{start} it is not between them."
         anchor = "" if trace.anchor is None else names[trace.anchor]
         return f"{start} it is not {query.relation} the {anchor}."
-    better = {"largest": "larger", "smallest": "smaller", "closest": "closer"}.get(query.superlative or "")
-    if better is None:
-        axis = ORDERS[query.superlative or "leftmost"][0]
+    superlative = query.superlative or "leftmost"
+    if superlative in ORDERS:
+        axis = ORDERS[superlative][0]
         return f"{start} it has {position(item, axis)} and not {answer.centre[axis]}."
-    return f"{start} the {names[trace.answer]} is {better}."
+    return f"{start} the {names[trace.answer]} is {BETTER[superlative].removesuffix(' than')}."
 
 
 def evidence(query: Query, trace: Trace, graph: SceneGraph, names: Names) -> str:
