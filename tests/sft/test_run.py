@@ -217,7 +217,7 @@ def test_what_is_given_of_a_completion_bears_no_loss() -> None:
 
 def test_datasets_of_a_stage_are_mixed(folder: Path) -> None:
     rows = {"name": "jsonl", "path": str(folder / "rows.jsonl")}
-    stage = {"name": "a", "steps": 1, "data": [{**rows, "examples": 6}, {**rows, "given_until": "cup"}]}
+    stage = {"name": "a", "steps": 1, "data": [{**rows, "examples": 6}, {**rows, "given_until": "near"}]}
     parts = config(folder, "mixed", stages=[stage]).stages[0].data
     mixed = open_data(parts, None)
     assert len(mixed) == 6

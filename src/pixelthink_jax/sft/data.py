@@ -14,11 +14,10 @@ def open_data(parts: tuple[DataConfig, ...], render_size: tuple[int, int] | None
         parts: The datasets.
         render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
     """
-    sources, weights = [], []
+    sources = []
     for part in parts:
         where = dataclasses.asdict(part)
-        weights.append(where.pop("weight"))
-        phrase = where.pop("given_until")
+        del where["weight"], where["given_until"]
         source = open_source(**where, render_size=render_size)
-        sources.append(source if phrase is None else GivenBeginnings(source, phrase))
-    return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
+        sources.append(source if part.given_until is None else GivenBeginnings(source, part.given_until))
+    return sources[0] if len(sources) == 1 else MixedSource(sources, [part.weight for part in parts])

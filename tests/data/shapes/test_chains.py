@@ -9,7 +9,7 @@ from pixelthink_jax.data.shapes import STYLES, ShapeReason
 from pixelthink_jax.data.shapes.chains import chain, sample_style
 
 LEVELS = ("easy", "medium", "hard")
-WORD_RANGE = {"none": (0, 0), "short": (8, 20), "medium": (33, 75), "long": (92, 250)}
+WORD_RANGE = {"none": (0, 0), "short": (8, 20), "medium": (33, 75), "long": (92, 280)}
 
 
 @pytest.fixture
