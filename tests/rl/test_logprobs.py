@@ -61,7 +61,8 @@ def test_chunks_change_nothing(scored: tuple, chunk: int, monkeypatch: pytest.Mo
     (_, whole), whole_grads = value_and_gradients(scored)
     monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", chunk * tiny_policy().config.text.vocab_size)
     (_, cut), cut_grads = value_and_gradients(scored)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), cut, whole)
+    for a, b in zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
     for a, b in zip(jax.tree.leaves(cut_grads), jax.tree.leaves(whole_grads), strict=True):
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
 
