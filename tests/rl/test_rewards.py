@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixelthink_jax.config import from_tree
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.rl.budgets import ContinuousBudget, ThreeWayBudget
-from pixelthink_jax.rl.length import Clipped, L1Exact, Penalty
+from pixelthink_jax.rl.budgets import ConstantBudget, ContinuousBudget, ThreeWayBudget
+from pixelthink_jax.rl.length import Clipped, L1Exact, OneSided, Penalty
 from pixelthink_jax.rl.rewards import (
     RewardConfig,
     box_distance_term,
@@ -202,3 +203,14 @@ def test_score_is_differentiable_beyond_the_budget():
 def test_impossible_budgets_are_refused(make, says):
     with pytest.raises(InputError, match=says):
         make()
+
+
+def test_a_config_names_budget_and_penalty_by_kind():
+    tree = {"penalty": {"kind": "one_sided", "slope": 0.01}, "budget": {"kind": "constant", "length": 40}}
+    config = from_tree(RewardConfig, tree)
+    assert config == RewardConfig(penalty=OneSided(0.01), budget=ConstantBudget(40.0))
+    assert from_tree(RewardConfig, {"penalty": {"slope": 0.01}}).penalty == Clipped(0.01)
+    with pytest.raises(
+        InputError, match="penalty: kind: got 'one_side', expected one of 'clipped', 'one_sided'"
+    ):
+        from_tree(RewardConfig, {"penalty": {"kind": "one_side"}})

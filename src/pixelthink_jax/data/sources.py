@@ -110,7 +110,7 @@ class MixedSource:
     def __init__(self, sources: Sequence[Any], weights: Sequence[float]):
         """As long as its shortest source, so that every row exists."""
         self._sources = list(sources)
-        self._ends = np.cumsum(weights) / np.sum(weights)
+        self._ends = np.cumsum(weights)[:-1] / np.sum(weights)
 
     def __len__(self) -> int:
         return min(len(source) for source in self._sources)

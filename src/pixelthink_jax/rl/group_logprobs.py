@@ -19,26 +19,8 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig
 from pixelthink_jax.models.qwen_vl.text import Remat
-from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.logprobs import TokenScores, token_logprobs
 from pixelthink_jax.rl.rollout import PromptArrays
-
-
-def encode_prompt_images(
-    params: Any,
-    prompts: PromptArrays,
-    config: QwenVLConfig,
-    image_config: ImageConfig,
-    *,
-    dtype: DTypeLike | None = None,
-    remat: Remat = "none",
-    unroll: int | bool = 1,
-) -> Float[Array, "n d"]:
-    """Image tokens of a batch of prompts, in the order of their placeholders."""
-    pixels = jnp.concatenate([patchify(stack, image_config=image_config) for stack in prompts.images])
-    return qwen_vl.encode_images(
-        params, pixels, prompts.layout, config, dtype=dtype, remat=remat, unroll=unroll
-    )
 
 
 def group_logprobs(
@@ -60,7 +42,7 @@ def group_logprobs(
     Args:
         params: The whole model's parameters, stacked.
         prompts: Padded on the left.
-        images: From `encode_prompt_images`; gradients flow into them.
+        images: From `rollout.encode_prompt_images`; gradients flow into them.
         tokens: Completions.
         mask: True at completion tokens; scores elsewhere mean nothing.
         config: The model.
@@ -100,8 +82,9 @@ def _suffix_hidden(
     b, g, r = tokens.shape
     inputs = qwen_vl.embed_prompt(params, tokens.reshape(b, -1), None, config, dtype=dtype)
     inputs = inputs.reshape(b, g, r, -1)[:, :, :-1]
-    start = jnp.max(jnp.where(prompts.mask, prompts.positions, -1), axis=(0, 2)) + 1
-    positions = jnp.broadcast_to(start[:, None, None] + jnp.arange(r - 1)[None, None], (3, b, g, r - 1))
+    positions = jnp.broadcast_to(
+        prompts.next_position[:, None, None] + jnp.arange(r - 1)[None, None], (3, b, g, r - 1)
+    )
     return qwen_vl.suffix_forward(
         params, inputs, positions, prefix, mask[:, :, :-1], config, remat=remat, unroll=unroll
     )

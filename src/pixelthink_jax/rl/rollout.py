@@ -16,12 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache, VisionLayout
+from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.sampling import sample_tokens, token_statistics
 from pixelthink_jax.rl.tag_automaton import tag_transitions
@@ -105,6 +107,11 @@ class PromptArrays:
     layout: VisionLayout
     forced: Int[AnyArray, "b n"]
 
+    @property
+    def next_position(self) -> Int[Array, " b"]:
+        """Position of the first completion token, on all three axes."""
+        return jnp.max(jnp.where(self.mask, self.positions, -1), axis=(0, 2)) + 1
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -181,6 +188,23 @@ def token_rules(
     )
 
 
+def encode_prompt_images(
+    params: Any,
+    prompts: PromptArrays,
+    config: QwenVLConfig,
+    image_config: ImageConfig,
+    *,
+    dtype: DTypeLike | None = None,
+    remat: Remat = "none",
+    unroll: int | bool = 1,
+) -> Float[Array, "n d"]:
+    """Image tokens of a batch of prompts, in the order of their placeholders."""
+    pixels = jnp.concatenate([patchify(stack, image_config=image_config) for stack in prompts.images])
+    return qwen_vl.encode_images(
+        params, pixels, prompts.layout, config, dtype=dtype, remat=remat, unroll=unroll
+    )
+
+
 def sample_completions(
     params: Any,
     prompts: PromptArrays,
@@ -211,7 +235,6 @@ def sample_completions(
         tokens_per_check = 1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK
     limits = [room for room in _ROOMS if room < sampling.max_new_tokens] + [sampling.max_new_tokens]
     prefix, state = _start(params, prompts, keys, rules, config, image_config, room=limits[0])
-    next_position = jnp.max(jnp.where(prompts.mask, prompts.positions, -1), axis=(0, 2)) + 1
     limits_of_thought = jnp.int32(
         -1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens
     )
@@ -222,7 +245,7 @@ def sample_completions(
             _grow(state, room, rules),
             keys,
             prompts.forced,
-            next_position,
+            prompts.next_position,
             rules,
             jnp.float32(sampling.temperature or 1.0),
             jnp.float32(sampling.top_p) if sampling.top_p < 1 else None,
@@ -249,8 +272,7 @@ def _start(
     room: int,
 ) -> tuple[PrefixCache, _State]:
     """Encodes the images and prefills the prompts, each once, and lays out empty completions."""
-    pixels = jnp.concatenate([patchify(stack, image_config=image_config) for stack in prompts.images])
-    images = qwen_vl.encode_images(params, pixels, prompts.layout, config)
+    images = encode_prompt_images(params, prompts, config, image_config)
     embeds = qwen_vl.embed_prompt(params, prompts.input_ids, images, config)
     hidden, prefix = qwen_vl.prefill(params, embeds, prompts.positions, prompts.mask, config)
     b, g = keys.shape

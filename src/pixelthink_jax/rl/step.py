@@ -27,11 +27,11 @@ from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.rl.advantages import group_advantages
-from pixelthink_jax.rl.group_logprobs import encode_prompt_images, group_logprobs
+from pixelthink_jax.rl.group_logprobs import group_logprobs
 from pixelthink_jax.rl.losses import token_weights
 from pixelthink_jax.rl.objective import LossConfig, objective
 from pixelthink_jax.rl.rewards import RewardConfig, RewardInputs, group_rewards
-from pixelthink_jax.rl.rollout import PromptArrays
+from pixelthink_jax.rl.rollout import PromptArrays, encode_prompt_images
 from pixelthink_jax.runtime.train_state import TrainState, updated
 
 Metrics = dict[str, Array]
