@@ -31,6 +31,9 @@ CONFIGS = {
     "sft": "pixelthink_jax.sft.config:SftConfig",
     "segmenter": "pixelthink_jax.train_segmenter.config:SegmenterConfig",
     "eval": "pixelthink_jax.evaluation.config:EvalConfig",
+    "tiny": "pixelthink_jax.grpo.config:TrainConfig",
+    "pixelthink": "pixelthink_jax.grpo.config:TrainConfig",
+    "seg_zero": "pixelthink_jax.grpo.config:TrainConfig",
 }
 
 

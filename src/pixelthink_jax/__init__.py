@@ -7,15 +7,22 @@ The names below are the public face. They are imported when they are first used,
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pixelthink_jax.grpo import TrainConfig, train
     from pixelthink_jax.policy import Policy
     from pixelthink_jax.segmentation import segment
     from pixelthink_jax.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "Segmenter", "segment"]
+__all__ = ["Policy", "Segmenter", "TrainConfig", "segment", "train"]
 
 # Public name -> the module that defines it.
-_HOME = {"Policy": "policy", "Segmenter": "segmenter", "segment": "segmentation"}
+_HOME = {
+    "Policy": "policy",
+    "Segmenter": "segmenter",
+    "TrainConfig": "grpo",
+    "segment": "segmentation",
+    "train": "grpo",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -48,6 +48,10 @@ COMMANDS = {
         "Train a policy on worked examples, chain of thought included.",
         "pixelthink sft --config configs/sft_tiny.yaml",
     ),
+    "train": Command(
+        "Train a policy with GRPO and the adaptive length reward.",
+        "pixelthink train --config configs/tiny.yaml",
+    ),
     "train-segmenter": Command(
         "Train a segmenter on masks with boxes and points.",
         "pixelthink train-segmenter --config configs/segmenter_tiny.yaml",

@@ -16,15 +16,9 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 from pixelthink_jax.processing.images import ImageSource
 from pixelthink_jax.processing.processor import Processor, Prompt
-from pixelthink_jax.rl.rollout import (
-    PromptArrays,
-    RolloutBatch,
-    SamplingConfig,
-    TokenRules,
-    sample_completions,
-    token_rules,
-)
+from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
 from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 from pixelthink_jax.types import Completion
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.

@@ -14,14 +14,9 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl import rollout
-from pixelthink_jax.rl.rollout import (
-    RolloutBatch,
-    SamplingConfig,
-    TokenRules,
-    sample_completions,
-    token_rules,
-)
+from pixelthink_jax.rl.rollout import RolloutBatch, SamplingConfig, sample_completions
 from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 from tests.models.qwen_small import named_params
 from tests.rl.tiny_policy import (
     decode_params,

@@ -17,14 +17,9 @@ from pixelthink_jax.bench.timing import Measurement, measurements
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.processing.patches import ImageConfig, patchify
-from pixelthink_jax.rl.rollout import (
-    PromptArrays,
-    SamplingConfig,
-    TokenRules,
-    sample_completions,
-    token_rules,
-)
+from pixelthink_jax.rl.rollout import PromptArrays, SamplingConfig, sample_completions
 from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 
 MODEL = QwenVLConfig(
     text=TextConfig(32000, 512, 1408, num_layers=8, num_heads=8, num_kv_heads=2, mrope_section=(8, 12, 12)),

@@ -1,6 +1,6 @@
 """A small byte-level vocabulary for tests and tiny policies, in the Qwen2 family's layout.
 
-NFC, the Qwen2 split expression (each digit is a piece of its own), the full byte alphabet, and one token for
+NFC, the Qwen2 split expression (each digit is a piece of its own, unless asked otherwise), the full byte alphabet, and one token for
 every frequent piece of the given texts, leading space included. Pieces are matched whole
 (`ignore_merges`), so the vocabulary needs no half-words, and anything unseen falls back to bytes. Special
 tokens come last and so have the highest ids. The folder loads with `AutoTokenizer` of transformers.
@@ -32,6 +32,17 @@ QWEN2_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+
+def split_expression(number_digits: int) -> str:
+    """Qwen2's, or with more than one digit a piece: then a number keeps the space before it, as a word does.
+
+    >>> split_expression(1) == QWEN2_SPLIT, r"| ?\\p{N}{1,3}|" in split_expression(3)
+    (True, True)
+    """
+    number = r"\p{N}" if number_digits == 1 else rf" ?\p{{N}}{{1,{number_digits}}}"
+    return QWEN2_SPLIT.replace(r"|\p{N}|", f"|{number}|")
+
+
 # The Qwen2-VL chat template: the default system message, `<|vision_start|><|image_pad|><|vision_end|>` per
 # image.
 QWEN2_VL_CHAT_TEMPLATE = (
@@ -55,7 +66,12 @@ QWEN2_VL_CHAT_TEMPLATE = (
 
 
 def build_tokenizer(
-    texts: Iterable[str], folder: str | Path, *, max_vocab: int = 2048, min_count: int = 2
+    texts: Iterable[str],
+    folder: str | Path,
+    *,
+    max_vocab: int = 2048,
+    min_count: int = 2,
+    number_digits: int = 1,
 ) -> int:
     """Writes a small tokenizer whose vocabulary is the pieces of `texts`, most frequent first.
 
@@ -65,6 +81,7 @@ def build_tokenizer(
             missing.
         max_vocab: Largest number of ids, with 256 bytes and the special tokens.
         min_count: Pieces seen less often are left to their bytes.
+        number_digits: Most digits in one piece; 1 splits numbers into digits, as Qwen2 does.
 
     Returns:
         The number of ids.
@@ -78,7 +95,7 @@ def build_tokenizer(
     if room < 0:
         raise InputError(f"max_vocab={max_vocab}: at least {256 + len(SPECIAL_TOKENS)} ids are needed")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = _byte_level(Tokenizer(models.BPE()))
+    tokenizer = _byte_level(Tokenizer(models.BPE()), split_expression(number_digits))
     counts = count_pieces(tokenizer, texts)
     pieces = [p for p, n in counts.items() if n >= min_count and len(p) > 1]
     # Sorted by count, then by text: the same texts always give the same ids.
@@ -105,13 +122,13 @@ def count_pieces(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
     return counts
 
 
-def _byte_level(tokenizer: Any) -> Any:
+def _byte_level(tokenizer: Any, expression: str) -> Any:
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(expression), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -26,13 +26,11 @@ from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.sampling import sample_tokens, token_statistics
-from pixelthink_jax.rl.tag_automaton import tag_transitions
+from pixelthink_jax.rl.token_rules import CLOSE, OPEN, TokenRules
 
 # Rooms of the completion cache, in tokens; longer completions double on.
 _ROOMS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _TOKENS_PER_CHECK = 16
-# The thought: what opens it and what closes it.
-_OPEN, _CLOSE = b"<think>", b"</think>"
 
 
 @dataclass(frozen=True)
@@ -64,26 +62,6 @@ class SamplingConfig:
             raise InputError(f"top_k must be 0 (off) or positive, got {self.top_k}")
         if self.max_thinking_tokens is not None and self.max_thinking_tokens < 0:
             raise InputError(f"max_thinking_tokens must not be negative, got {self.max_thinking_tokens}")
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TokenRules:
-    """What the vocabulary means to the decode loop.
-
-    Attributes:
-        eos: True at ids that end a completion.
-        banned: True at ids that must not be sampled: the vision ids, and ids beyond the tokenizer.
-        tags: Transition table of `<think>` and then `</think>`, see `tag_automaton`.
-        close_ids: Tokens that close a thought whose budget is spent.
-        pad_id: Written after the end.
-    """
-
-    eos: Bool[Array, " v"]
-    banned: Bool[Array, " v"]
-    tags: Int[Array, "states v"]
-    close_ids: Int[Array, " m"]
-    pad_id: Int[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -157,35 +135,6 @@ class _State:
     tags: Int[Array, "b g"]
     thinking: Int[Array, "b g"]
     closing: Int[Array, "b g"]
-
-
-def token_rules(
-    token_bytes: list[bytes],
-    *,
-    vocab_size: int,
-    eos: tuple[int, ...],
-    banned: tuple[int, ...],
-    close_ids: Any,
-    pad: int,
-) -> TokenRules:
-    """Builds the tables of a vocabulary; `vocab_size` is the model's, which may exceed the tokenizer's.
-
-    Raises:
-        InputError: The tokenizer has more ids than the model.
-    """
-    if len(token_bytes) > vocab_size:
-        raise InputError(
-            f"tokenizer: {len(token_bytes)} ids for a model of {vocab_size}; take the model's own tokenizer"
-        )
-    texts = token_bytes + [b""] * (vocab_size - len(token_bytes))
-    ids = np.arange(vocab_size)
-    return TokenRules(
-        eos=jnp.asarray(np.isin(ids, eos)),
-        banned=jnp.asarray(np.isin(ids, banned) | (ids >= len(token_bytes))),
-        tags=jnp.asarray(tag_transitions((_OPEN, _CLOSE), texts)),
-        close_ids=jnp.asarray(close_ids, jnp.int32),
-        pad_id=jnp.int32(pad),
-    )
 
 
 def encode_prompt_images(
@@ -366,9 +315,9 @@ def _apply_rules(
     rules: TokenRules,
 ) -> tuple[_State, Int[Array, "b g"]]:
     """Replaces sampled tokens by forced ones, and follows the thought's tags."""
-    in_thought = (state.tags >= len(_OPEN)) & (state.tags < len(_OPEN) + len(_CLOSE))
+    in_thought = (state.tags >= len(OPEN)) & (state.tags < len(OPEN) + len(CLOSE))
     # A tag that has begun is left to the policy to finish, which takes at most a token for each byte.
-    limit = thinking_limit + jnp.where(state.tags > len(_OPEN), len(_CLOSE), 0)
+    limit = thinking_limit + jnp.where(state.tags > len(OPEN), len(CLOSE), 0)
     spent = in_thought & (thinking_limit >= 0) & (state.thinking >= limit)
     closing = spent | (state.closing > 0)
     if forced.shape[1]:

@@ -27,3 +27,28 @@ class Meter:
         row["seconds_per_step"] = (now - self._since) / len(rows)
         self._pending, self._since = [], now
         return row
+
+
+class Stopwatch:
+    """Seconds by phase of a step; phases that come twice are added."""
+
+    def __init__(self) -> None:
+        """Starts with nothing measured."""
+        self._begun = self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Begins a step."""
+        self._begun = self._last = time.perf_counter()
+        self._seconds = {}
+
+    def lap(self, phase: str) -> None:
+        """Books the time since the last lap to a phase."""
+        now = time.perf_counter()
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def read(self) -> Metrics:
+        """Seconds of each phase and of the whole step so far, as `seconds/NAME`."""
+        found = {f"seconds/{phase}": seconds for phase, seconds in self._seconds.items()}
+        return found | {"seconds/step": time.perf_counter() - self._begun}

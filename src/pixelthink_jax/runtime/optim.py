@@ -21,6 +21,7 @@ class OptimConfig:
         warmup_steps: Steps of linear warm-up from zero.
         decay: Shape after the warm-up: constant, or down to `final_fraction` of the peak.
         final_fraction: What is left of the peak rate at the last step.
+        stable_fraction: Share of the steps after the warm-up that keep the peak rate before the decay begins.
         beta1: First-moment decay of AdamW.
         beta2: Second-moment decay of AdamW.
         weight_decay: Decoupled decay, on every parameter.
@@ -33,6 +34,7 @@ class OptimConfig:
     warmup_steps: int = 0
     decay: Literal["constant", "linear", "cosine"] = "constant"
     final_fraction: float = 0.0
+    stable_fraction: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.0
@@ -46,26 +48,34 @@ class OptimConfig:
             raise InputError(f"optim: warmup_steps must not be negative, got {self.warmup_steps}")
         if not 0 <= self.final_fraction <= 1:
             raise InputError(f"optim: final_fraction must be in [0, 1], got {self.final_fraction}")
+        if not 0 <= self.stable_fraction < 1:
+            raise InputError(f"optim: stable_fraction must be in [0, 1), got {self.stable_fraction}")
 
 
 def schedule(config: OptimConfig, peak: float, steps: int) -> optax.Schedule:
-    """Warm-up to `peak`, then the named decay over the remaining steps.
+    """Warm-up to `peak`, a stable part, then the named decay over the remaining steps.
 
     >>> config = OptimConfig(warmup_steps=2, decay="linear")
     >>> [round(float(schedule(config, 1.0, 6)(step)), 3) for step in range(7)]
     [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    rest = max(1, steps - config.warmup_steps)
+    after_warmup = max(1, steps - config.warmup_steps)
+    stable = round(config.stable_fraction * after_warmup)
+    rest = max(1, after_warmup - stable)
     end = peak * config.final_fraction
     shapes = {
         "constant": optax.constant_schedule(peak),
         "linear": optax.linear_schedule(peak, end, rest),
         "cosine": optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction),
     }
-    if config.warmup_steps == 0:
-        return shapes[config.decay]
-    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
-    return optax.join_schedules([warmup, shapes[config.decay]], [config.warmup_steps])
+    parts = [
+        (optax.linear_schedule(0.0, peak, max(1, config.warmup_steps)), config.warmup_steps),
+        (optax.constant_schedule(peak), stable),
+        (shapes[config.decay], rest),
+    ]
+    used = [(shape, length) for shape, length in parts if length > 0]
+    ends = [sum(length for _, length in used[: i + 1]) for i in range(len(used) - 1)]
+    return optax.join_schedules([shape for shape, _ in used], ends)
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:

@@ -1,7 +1,33 @@
 """One line of JSON a step, and the same numbers for TensorBoard."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+
+class JsonLines:
+    """A file of JSON rows, each with its `step`, appended to step by step."""
+
+    def __init__(self, path: str | Path, *, resume_step: int = 0):
+        """Opens the file; rows after `resume_step` are cut, so no step appears twice after a resume."""
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_back(self._path, resume_step)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Appends rows; they are on disk when this returns."""
+        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._file.flush()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        return _complete_rows(self._path)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 class RunLog:
@@ -11,22 +37,22 @@ class RunLog:
         """Opens the log; rows after `resume_step` are cut, so no step appears twice after a resume."""
         from tensorboardX import SummaryWriter
 
-        self._path = Path(folder) / "metrics.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_back(self._path, resume_step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._lines = JsonLines(Path(folder) / "metrics.jsonl", resume_step=resume_step)
         self._board = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Logs one step; the line is on disk when this returns."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        self._lines.write([{"step": step, **metrics}])
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
 
+    def rows(self) -> list[dict[str, float]]:
+        """The metrics of every step so far."""
+        return self._lines.rows()
+
     def close(self) -> None:
         """Flushes and closes both logs."""
-        self._file.close()
+        self._lines.close()
         self._board.close()
 
 
@@ -36,7 +62,7 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
     return _complete_rows(path) if path.is_file() else []
 
 
-def _complete_rows(path: Path) -> list[dict[str, float]]:
+def _complete_rows(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]  # the text after the last newline is incomplete
 

@@ -19,6 +19,8 @@ class NewPolicyConfig:
         system_prompt: Text of the system message.
         max_vocab: Largest vocabulary.
         tokenizer_examples: How many training examples the vocabulary is counted on.
+        number_digits: Most digits in one token; with more than one, the embeddings of numbers begin as smooth functions
+            of their value (`numerals.py`).
     """
 
     model: QwenVLConfig
@@ -27,6 +29,7 @@ class NewPolicyConfig:
     system_prompt: str = "You are a helpful assistant."
     max_vocab: int = 1024
     tokenizer_examples: int = 2000
+    number_digits: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class DataConfig:
         name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl`
             reads rows {image, query, completion} with image paths relative to the file.
         split: Split of the dataset; not read for `jsonl`.
-        task: Of `shapereason`: `reason`, or `listing`, which names every object with its box.
+        task: Of `shapereason`: `reason`; `listing`, which names every object with its place; or `pointing`, which
+            describes objects in random order, each by what sets it apart, with its box.
         chain_style: Of the reason task, every chain in this style; None draws it.
         level: Of the reason task, questions of that level only; None draws it.
-        most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
+        most_objects: Of the listing and pointing tasks, scenes of at most that many objects; None means scenes as usual.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
         given_until: A phrase; what stands before it in a completion is given and bears no loss, so that all of the
@@ -50,7 +54,7 @@ class DataConfig:
 
     name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
     split: str = "train"
-    task: Literal["reason", "listing"] = "reason"
+    task: Literal["reason", "listing", "pointing"] = "reason"
     chain_style: Literal["none", "short", "medium", "long"] | None = None
     level: Literal["easy", "medium", "hard"] | None = None
     most_objects: int | None = None

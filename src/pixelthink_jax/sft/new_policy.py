@@ -13,11 +13,12 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.processing.policy_format import PolicyFormat, ResizePolicy
 from pixelthink_jax.processing.processor import Processor
-from pixelthink_jax.processing.prompts import chat_messages, prompt_template, user_text
+from pixelthink_jax.processing.prompts import IMAGE, chat_messages, prompt_template, user_text
 from pixelthink_jax.processing.tokenizer import Tokenizer
 from pixelthink_jax.processing.vocabulary import QWEN2_VL_CHAT_TEMPLATE, build_tokenizer
 from pixelthink_jax.sft.config import NewPolicyConfig, SftConfig
 from pixelthink_jax.sft.data import open_data
+from pixelthink_jax.sft.numerals import numerals, smooth_numerals
 
 
 def new_policy(config: SftConfig) -> Policy:
@@ -28,6 +29,13 @@ def new_policy(config: SftConfig) -> Policy:
     model = _with_token_ids(settings.model, processor.tokenizer)
     draw = jax.jit(lambda key: qwen_vl.init_params(model, key, jnp.dtype(config.dtype)))
     params = draw(jax.random.key(config.seed))
+    if settings.number_digits > 1:
+        params["text"]["embed"] = smooth_numerals(
+            params["text"]["embed"],
+            numerals(processor.tokenizer),
+            std=model.initializer_range,
+            seed=config.seed,
+        )
     return Policy(config=model, params=params, loaded_processor=processor)
 
 
@@ -46,7 +54,12 @@ def _processor(settings: NewPolicyConfig, config: SftConfig) -> Processor:
         max_pixels=settings.image_size**2,
     )
     with tempfile.TemporaryDirectory() as folder:
-        build_tokenizer(_texts(settings, config, format), folder, max_vocab=settings.max_vocab)
+        build_tokenizer(
+            _texts(settings, config, format),
+            folder,
+            max_vocab=settings.max_vocab,
+            number_digits=settings.number_digits,
+        )
         return Processor(image, Tokenizer.from_pretrained(folder), format)
 
 
@@ -63,7 +76,7 @@ def _texts(settings: NewPolicyConfig, config: SftConfig, format: PolicyFormat) -
         source = open_data(stage.data, None)
         for example in islice((source[i] for i in range(len(source))), settings.tokenizer_examples):
             question = user_text(format.prompt, example.query, instruction=example.instruction)
-            texts += [question, example.completion or ""]
+            texts += [*question.split(IMAGE), example.completion or ""]
     return texts
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ from pixelthink_jax.data.shapes import OPENINGS, STYLES, ShapeReason
 from pixelthink_jax.data.shapes.difficulty import distractors
 from pixelthink_jax.data.shapes.scene import HELD_OUT_PAIRS
 from pixelthink_jax.data.targets import box_to_frame, mask_box, mask_points, point_to_frame
+from pixelthink_jax.rl.rewards import score_completion
 from tests.data.shapes.plain_reading import answers, look
 
 STRICT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
@@ -19,6 +21,17 @@ HELD_OUT_TYPES = {"closest", "between", "relation_to_same"}
 @pytest.fixture(params=["train", "ood"])
 def rows(request, many_rows):
     return many_rows.asked[request.param]
+
+
+def tens(values):
+    """To the nearest ten, halves up."""
+    return [10 * math.floor(value / 10 + 0.5) for value in values]
+
+
+def place(item):
+    """How a chain says where an object is: middle and width of its box, in tens."""
+    x1, y1, x2, y2 = item.box
+    return "{} {} wide {}".format(*tens([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1]))
 
 
 def test_mask_box_points_solution_and_completion_agree(rows):
@@ -33,7 +46,13 @@ def test_mask_box_points_solution_and_completion_agree(rows):
         assert [int(v) for v in GENUINE_POINTS.search(row.solution).groups()] == sum(framed, [])
         assert STRICT.fullmatch(row.completion)
         answer = json.loads(re.search(r"{[^}]+}", row.completion)[0])
-        assert answer == {"bbox": list(box), "points_1": framed[0], "points_2": framed[1]}
+        assert answer == {"bbox": tens(box), "points_1": tens(framed[0]), "points_2": tens(framed[1])}
+
+
+def test_the_written_answer_earns_the_whole_reward(rows):
+    for _, row in rows:
+        terms = score_completion(row.completion, row.solution, difficulty=4.0, uncertainty=0.0)
+        assert terms.reward == 5.0, row.id
 
 
 def test_every_question_has_one_answer_by_a_second_reading_of_its_words(rows):
@@ -41,17 +60,18 @@ def test_every_question_has_one_answer_by_a_second_reading_of_its_words(rows):
         assert answers(row.query, look(asked.graph)) == {asked.trace.answer}, row.query
 
 
-def test_boxes_in_chains_are_those_of_the_scene(rows):
+def test_places_in_chains_are_those_of_the_scene(rows):
     for asked, row in rows:
-        boxes = {f"{o.shape.phrase} at {' '.join(map(str, o.box))}" for o in asked.graph.objects}
+        places = {f"{o.shape.phrase} at {place(o)}" for o in asked.graph.objects}
         thought = row.completion.split("</think>")[0]
-        stated = re.findall(r"(?:small|large) \w+ \w+ at \d+ \d+ \d+ \d+", thought)
-        assert set(stated) <= boxes
+        stated = re.findall(r"(?:small|large) \w+ \w+ at \d+ \d+ wide \d+", thought)
+        assert set(stated) <= places
         style = row.metadata["style"]
         if style == "long":
-            assert set(stated) == boxes
+            assert set(stated) == places
             target = asked.graph.objects[asked.trace.answer]
-            assert stated[-1] == f"{target.shape.phrase} at {' '.join(map(str, target.box))}"
+            middle = place(target).partition(" wide")[0]
+            assert thought.endswith(f"it is a {target.shape.phrase} at {middle}.")
         assert thought.removeprefix("<think>").startswith(OPENINGS[style])
 
 
@@ -140,10 +160,27 @@ def test_listing_says_what_is_where_and_nothing_else():
     world = ShapeReason("train", task="listing", render_size=(32, 32))
     for i in range(12):
         row, graph = world[i], world.listed(i)
-        said = [f"a {item.shape.phrase} at {' '.join(map(str, item.box))}." for item in graph.objects]
+        said = [f"a {item.shape.phrase} at {place(item)}." for item in graph.objects]
         assert re.split(r" ?(?:first|second|third|fourth|fifth|sixth|seventh) ", row.completion)[1:] == said
         assert row.query == "list every shape" and row.image.shape == (32, 32, 3)
         assert row.solution is None and row.mask is None and row.difficulty is None
+
+
+def test_pointing_gives_each_object_by_words_that_fit_it_alone():
+    world, orders = ShapeReason("train", task="pointing", render_size=(32, 32)), set()
+    for i in range(30):
+        row, graph = world[i], world.listed(i)
+        said = re.findall(r"([a-z ]+) at (\d+ \d+ \d+ \d+)\.", row.completion)
+        assert " ".join(f"{words} at {box}." for words, box in said).replace("  ", " ") == row.completion
+        found = []
+        for words, box in said:
+            (index,) = answers(words.strip(), look(graph))
+            assert box == " ".join(map(str, tens(graph.objects[index].box)))
+            found.append(index)
+        assert len(set(found)) == len(found)
+        assert row.query == "point to every shape" and row.solution is None
+        orders.add(found == sorted(found))
+    assert orders == {True, False}
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])
@@ -154,7 +191,7 @@ def test_listing_of_small_scenes_has_every_count_up_to_the_most(most):
 
 def test_most_objects_belongs_to_listing():
     for settings in ({"most_objects": 2}, {"most_objects": 0, "task": "listing"}):
-        with pytest.raises(ValueError, match="expected at least 1, and the listing task"):
+        with pytest.raises(ValueError, match="expected at least 1, and a task that lists"):
             ShapeReason("train", **settings)
 
 

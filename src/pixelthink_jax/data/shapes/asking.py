@@ -1,5 +1,6 @@
 """Proposes questions about a scene: each structure of a level, with attributes taken from the scene."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
@@ -25,6 +26,7 @@ class Descriptions:
     """The descriptions a scene offers.
 
     Attributes:
+        single: Descriptions that fit exactly one object.
         unique: Shortest descriptions that fit exactly one object: no attribute in them is superfluous.
         plain: Colour, kind, both or neither.
         loose: A colour or a kind or neither: descriptions that often fit several objects.
@@ -32,15 +34,22 @@ class Descriptions:
 
     def __init__(self, graph: SceneGraph):
         """Collect the descriptions of a scene, in a fixed order."""
-        seen: dict[Description, None] = {}
-        for item in graph.objects:
-            shape = item.shape
-            for values in product((None, shape.size), (None, shape.colour), (None, shape.kind)):
-                seen[Description(*values)] = None
-        single = [d for d in seen if sum(d.matches(item) for item in graph.objects) == 1]
-        self.unique = [d for d in single if not any(e != d and e.within(d) for e in single)]
-        self.plain = [d for d in seen if d.size is None]
+        shapes = [item.shape for item in graph.objects]
+        # Each object offers each description that fits it once, so the counts say how many objects a description fits.
+        fits = Counter(d for shape in shapes for d in _parts(shape.size, shape.colour, shape.kind))
+        self.single = [Description(*d) for d, count in fits.items() if count == 1]
+        self.unique = [
+            Description(*d)
+            for d, count in fits.items()
+            if count == 1 and not any(fits[part] == 1 for part in _parts(*d) if part != d)
+        ]
+        self.plain = [Description(*d) for d in fits if d[0] is None]
         self.loose = [d for d in self.plain if d.colour is None or d.kind is None]
+
+
+def _parts(size: str | None, colour: str | None, kind: str | None) -> dict[tuple[str | None, ...], None]:
+    """What is left of a description when any of its attributes are left free."""
+    return dict.fromkeys(product((None, size), (None, colour), (None, kind)))
 
 
 Structure = tuple[Callable[[Descriptions], tuple[Sequence[Any], ...]], Callable[..., Query]]

@@ -7,14 +7,16 @@ style has its own first words, so a forced prefix forces the style.
 
 import numpy as np
 
+from pixelthink_jax.data.shapes.asking import Descriptions
 from pixelthink_jax.data.shapes.queries import Query, Trace
 from pixelthink_jax.data.shapes.reasons import (
     CARDINALS,
     ORDINALS,
     Names,
+    box_numbers,
+    centre_numbers,
     evidence,
     listed,
-    numbers,
     region,
     rejection,
     steps,
@@ -30,6 +32,9 @@ OPENINGS = {"none": "", "short": "It is", "medium": "Looking for", "long": "Ther
 
 LIST_QUERY = "list every shape"
 """The query of the dense target of pre-training."""
+
+POINT_QUERY = "point to every shape"
+"""The query of the other dense target, whose boxes are looked up by description, as answers are."""
 
 BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
@@ -63,20 +68,35 @@ def chain(query: Query, trace: Trace, graph: SceneGraph, style: str, rng: np.ran
 
 
 def listing(graph: SceneGraph) -> str:
-    """Every object with its box, left to right, as long chains begin: the dense target of pre-training."""
+    """Every object and its place, left to right, as long chains list them: a dense target of pre-training."""
     return " ".join(listed(graph, _all_names(graph)))
+
+
+def pointing(graph: SceneGraph, rng: np.random.Generator) -> str:
+    """Objects in random order, each by one of the descriptions that fit it alone, with its box.
+
+    The order is random so that a box has to be looked up by its description, which is what answering a plain question
+    without a chain takes. Objects that look alike have no description of their own and are left out, unless all do.
+    """
+    offers = Descriptions(graph).single
+    said = []
+    for i in rng.permutation(len(graph.objects)).tolist():
+        item = graph.objects[i]
+        fitting = [description for description in offers if description.matches(item)]
+        if fitting:
+            said.append(f"{fitting[int(rng.integers(len(fitting)))].words} at {box_numbers(item)}.")
+    return " ".join(said) or listing(graph)
 
 
 def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:
     item = graph.objects[trace.answer]
-    x, y = item.centre
     tails = (
         "",
         f" in the {region(item)}",
         f" in the {region(item)} part of the picture",
         f" and {item.wide} wide",
     )
-    return f"It is the {item.shape.phrase} at {x} {y}{tails[int(rng.integers(len(tails)))]}."
+    return f"It is the {item.shape.phrase} at {centre_numbers(item)}{tails[int(rng.integers(len(tails)))]}."
 
 
 def _medium(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:
@@ -126,7 +146,7 @@ def _conclusion(answer: int, graph: SceneGraph, names: Names) -> list[str]:
     item = graph.objects[answer]
     return [
         f"so the answer is the {names[answer]}.",
-        f"it is a {item.shape.phrase} at {numbers(item)}.",
+        f"it is a {item.shape.phrase} at {centre_numbers(item)}.",
     ]
 
 

@@ -58,10 +58,6 @@ class Description:
             and self.kind in (None, shape.kind)
         )
 
-    def within(self, other: "Description") -> bool:
-        """Whether every attribute given here is given there with the same value."""
-        return self.given.items() <= other.given.items()
-
 
 @dataclass(frozen=True)
 class Anchor:

@@ -34,16 +34,21 @@ def join(words: list[str]) -> str:
     return " and ".join(words)
 
 
-def numbers(item: SceneObject) -> str:
-    """The object's box as four plain integers."""
-    return " ".join(str(value) for value in item.box)
+def box_numbers(item: SceneObject) -> str:
+    """The object's box as four plain integers, in tens."""
+    return " ".join(str(value) for value in item.said_box)
+
+
+def centre_numbers(item: SceneObject) -> str:
+    """The middle of the object's box as two plain integers, in tens."""
+    return f"{item.centre[0]} {item.centre[1]}"
 
 
 def listed(graph: SceneGraph, names: Names) -> list[str]:
-    """One sentence per mentioned object: what it is and its box."""
+    """One sentence per mentioned object: what it is, where, and how wide: all that later steps compare."""
+    items = [(name, graph.objects[i]) for i, name in names.items()]
     return [
-        f"{name} a {graph.objects[i].shape.phrase} at {numbers(graph.objects[i])}."
-        for i, name in names.items()
+        f"{name} a {item.shape.phrase} at {centre_numbers(item)} wide {item.wide}." for name, item in items
     ]
 
 

@@ -9,7 +9,16 @@ from typing import cast
 import numpy as np
 
 from pixelthink_jax.data.shapes.asking import BY_LEVEL, HELD_OUT, Structure, propose
-from pixelthink_jax.data.shapes.chains import BRIEF, LIST_QUERY, STYLES, chain, listing, sample_style
+from pixelthink_jax.data.shapes.chains import (
+    BRIEF,
+    LIST_QUERY,
+    POINT_QUERY,
+    STYLES,
+    chain,
+    listing,
+    pointing,
+    sample_style,
+)
 from pixelthink_jax.data.shapes.difficulty import Difficulty, distractors, score
 from pixelthink_jax.data.shapes.queries import Query, Trace
 from pixelthink_jax.data.shapes.render import render, render_mask
@@ -18,6 +27,7 @@ from pixelthink_jax.data.shapes.scene import (
     HELD_OUT_PAIRS,
     OBJECT_COUNTS,
     SceneGraph,
+    in_tens,
     observe,
     sample_scene,
 )
@@ -25,7 +35,7 @@ from pixelthink_jax.data.shapes.wording import ask
 from pixelthink_jax.data.targets import completion_text, difficulty_level, solution_text
 from pixelthink_jax.types import Example, Level
 
-TASKS = ("reason", "listing")
+TASKS = ("reason", "listing", "pointing")
 SPLIT_SIZES: dict[str, int] = {"train": 1_000_000, "validation": 500, "tuning": 500, "test": 1000, "ood": 500}
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 OVERLAP = {"easy": 0.15, "medium": 0.25, "hard": 0.4}
@@ -53,10 +63,11 @@ class ShapeReason:
     Args:
         split: One of `SPLIT_SIZES`; `train` is effectively endless.
         seed: World seed. The splits of one seed never share a scene.
-        task: `reason`, or `listing`: name every object with its box, the dense target of pre-training.
+        task: `reason`; or a dense target of pre-training: `listing` names every object with its place, left
+            to right; `pointing` gives objects in random order, each by words that fit it alone, and its box.
         chain_style: Force the style of the reasoning chain; None draws it (`chains.STYLES`).
         level: Of the reason task, questions of that level only; None draws it.
-        most_objects: Of the listing task, scenes of at most that many objects; None means scenes as usual.
+        most_objects: Of the two dense tasks, scenes of at most that many objects; None means scenes as usual.
         render_size: Width and height of the picture and the mask; None means the scene's canvas. Box, points,
             chain and solution always come from the canvas, so they do not depend on it.
 
@@ -88,8 +99,8 @@ class ShapeReason:
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {known}")
-        if most_objects is not None and (task != "listing" or most_objects < 1):
-            raise ValueError(f"most_objects={most_objects}: expected at least 1, and the listing task")
+        if most_objects is not None and (task == "reason" or most_objects < 1):
+            raise ValueError(f"most_objects={most_objects}: expected at least 1, and a task that lists")
         self.split, self.seed, self.task = split, seed, task
         self.chain_style, self.level = chain_style, level
         self.render_size, self.most_objects = render_size, most_objects
@@ -105,7 +116,7 @@ class ShapeReason:
     def __getitem__(self, index: int) -> Example:
         """One row."""
         index = self._checked(index)
-        if self.task == "listing":
+        if self.task != "reason":
             return self._listing(index)
         asked = self.asked(index)
         return self._example(asked, f"{self.split}-{self.seed}-{index}", self._rng(index, "text"))
@@ -173,11 +184,12 @@ class ShapeReason:
     def _listing(self, index: int) -> Example:
         """What is where, and no question: so no solution, mask or difficulty."""
         graph = self.listed(index)
+        text = listing(graph) if self.task == "listing" else pointing(graph, self._rng(index, "text"))
         return Example(
-            id=f"{self.split}-{self.seed}-{index}-listing",
+            id=f"{self.split}-{self.seed}-{index}-{self.task}",
             image=render(graph.scene, self.render_size),
-            query=LIST_QUERY,
-            completion=listing(graph),
+            query=LIST_QUERY if self.task == "listing" else POINT_QUERY,
+            completion=text,
             metadata={"objects": len(graph.objects), "canvas": [graph.scene.width, graph.scene.height]},
         )
 
@@ -187,6 +199,7 @@ class ShapeReason:
         graph, answer, difficulty = asked.graph, asked.trace.answer, asked.difficulty
         scene, item = graph.scene, graph.objects[answer]
         points = graph.points(answer)
+        said_points = tuple((in_tens(x), in_tens(y)) for x, y in points)
         mask = graph.mask(answer)
         if self.render_size is not None:
             mask = render_mask(scene, scene.shapes.index(item.shape), self.render_size)
@@ -198,7 +211,7 @@ class ShapeReason:
             mask=mask,
             difficulty=difficulty.mean,
             level=difficulty_level(difficulty.mean),
-            completion=completion_text(thinking, item.box, points),
+            completion=completion_text(thinking, item.said_box, said_points),
             instruction=instruction,
             metadata={
                 **asdict(difficulty),

@@ -1,0 +1,220 @@
+"""What a GRPO run is made of. One YAML file, read by `config.load_config`."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.rl.objective import LossConfig
+from pixelthink_jax.rl.rewards import RewardConfig
+from pixelthink_jax.rl.rollout import SamplingConfig
+from pixelthink_jax.rl.step import StepConfig
+from pixelthink_jax.runtime.optim import OptimConfig
+
+REPORTING_SPLITS = ("test", "ood")
+"""Splits that only report: training or tuning on them would void what is reported."""
+
+
+@dataclass(frozen=True)
+class DifficultyConfig:
+    """Where the difficulty of a question comes from, 1 to 10.
+
+    Attributes:
+        source: `column`: the dataset's own; `file`: scores by example id; `self`: estimated by the policy from the
+            success rate of its own group, no scorer needed.
+        path: Of `file`: JSON, either `{id: score}` or the released list of records with `image_id` (or `id`) and
+            `difficulty_score_model` (or `difficulty`); of two records with one id the later counts.
+        missing: A score that is absent, not a number or outside 1 to 10: `error` stops, `skip` leaves the row out and
+            counts it, `released` takes 3.0, the easy branch, as the released code does, and counts it.
+        shuffled_share: Share of each step's questions whose scores are exchanged among them: label noise for ablations.
+    """
+
+    source: Literal["column", "file", "self"] = "column"
+    path: str | None = None
+    missing: Literal["error", "skip", "released"] = "error"
+    shuffled_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.source == "file") != (self.path is not None):
+            raise InputError(
+                f"difficulty: source {self.source} with path {self.path}; a path goes with source file"
+            )
+        if not 0 <= self.shuffled_share <= 1:
+            raise InputError(f"difficulty: shuffled_share must be in [0, 1], got {self.shuffled_share}")
+
+
+@dataclass(frozen=True)
+class CustomRewardConfig:
+    """A reward of one's own, added to the accuracy that the length score multiplies.
+
+    Attributes:
+        function: `package.module:name`.
+        kind: `host`: called with (groups of completion texts, examples), returns numbers `[prompts, group]`; `arrays`:
+            a pure function of `rl.rewards.RewardInputs`, which is jitted; `mask_iou`: no function, the IoU of the mask
+            that the segmenter draws for the answer.
+        weight: Factor.
+    """
+
+    function: str = ""
+    kind: Literal["host", "arrays", "mask_iou"] = "host"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind != "mask_iou" and self.function.count(":") != 1:
+            raise InputError(f"custom reward {self.function!r}: expected package.module:function")
+        if not math.isfinite(self.weight):
+            raise InputError(f"custom reward {self.function}: weight must be finite, got {self.weight}")
+
+    @property
+    def name(self) -> str:
+        """What the log calls it.
+
+        >>> CustomRewardConfig("mine.rewards:brevity").name
+        'brevity'
+        """
+        return self.kind if self.kind == "mask_iou" else self.function.rpartition(":")[2]
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """The periodic evaluation.
+
+    Attributes:
+        data: The questions; never those that are trained on.
+        every: Steps between evaluations; the last step always ends with one. 0 makes none.
+        generation: How the policy is asked.
+        segmenter: Folder or name; None scores boxes only.
+    """
+
+    data: EvalDataConfig = field(default_factory=lambda: EvalDataConfig(split="validation", examples=100))
+    every: int = 0
+    generation: Generation = field(default_factory=Generation)
+    segmenter: str | None = "sam2-tiny-shapes"
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise InputError(f"evaluation: every must not be negative, got {self.every}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A GRPO run.
+
+    Attributes:
+        out: Run folder: logs, checkpoints, and the trained policy in `policy/`.
+        policy: A policy folder, or the name of one that travels with the package; also the reference.
+        data: The questions.
+        bad_rows: A row that cannot be read or has no solution: `stop`, or `skip` and count it.
+        difficulty: Where difficulty comes from.
+        reward: What a completion is paid for.
+        custom_rewards: Further rewards, each weighed, logged and added to the accuracy.
+        loss: What is minimised.
+        sampling: How completions are drawn.
+        optim: Optimizer and schedule.
+        steps: Updates; one follows each rollout.
+        prompts_per_step: Questions of a step.
+        group_size: Completions of each.
+        micro_batches: Parts the questions of a step are cut into, to save memory.
+        freeze_vision: Leave the vision tower as it is.
+        remat: Recompute blocks in the backward pass.
+        unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
+        dtype: Dtype of the parameters.
+        compute_dtype: Dtype of rollout and update; None takes `dtype`.
+        export_dtype: Dtype of the exported policy.
+        evaluation: The periodic evaluation.
+        instruction: Sentence added to every prompt; None adds none.
+        seed: Of data order and sampling.
+        samples_every: Steps between the steps whose completions are logged as text.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    out: str
+    policy: str = "pixelthink-tiny"
+    data: EvalDataConfig = field(default_factory=lambda: EvalDataConfig(split="train"))
+    bad_rows: Literal["stop", "skip"] = "stop"
+    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    custom_rewards: tuple[CustomRewardConfig, ...] = ()
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(max_new_tokens=1300))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1e-6, weight_decay=0.01))
+    steps: int = 562
+    prompts_per_step: int = 16
+    group_size: int = 8
+    micro_batches: int = 1
+    freeze_vision: bool = False
+    remat: Remat = "none"
+    unroll: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    export_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
+    instruction: str | None = None
+    seed: int = 42
+    samples_every: int = 10
+    checkpoint_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "prompts_per_step",
+            "group_size",
+            "micro_batches",
+            "samples_every",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.prompts_per_step % self.micro_batches:
+            raise InputError(
+                f"micro_batches {self.micro_batches} must divide prompts_per_step {self.prompts_per_step}"
+            )
+        if self.sampling.temperature == 0:
+            raise InputError(
+                "sampling: temperature 0 draws a group of equal completions; training needs it positive"
+            )
+        self._check_budget()
+        self._check_splits()
+
+    def _check_budget(self) -> None:
+        """A budget that no completion can exceed would leave the length reward without effect, in silence."""
+        constrains = self.reward.penalty.kind in (
+            "clipped",
+            "one_sided",
+            "l1_exact",
+            "l1_max",
+            "dapo_overlong",
+        )
+        if constrains and self.reward.budget.largest > self.sampling.max_new_tokens:
+            raise InputError(
+                f"reward: the largest budget {self.reward.budget.largest:g} exceeds sampling.max_new_tokens "
+                f"{self.sampling.max_new_tokens}, so no completion could pass it; lower the budget or allow more tokens"
+            )
+
+    def _check_splits(self) -> None:
+        train, held_out = self.data, self.evaluation.data
+        if train.name == "shapereason" and train.split in REPORTING_SPLITS:
+            raise InputError(f"data: split {train.split} only reports; train on another, such as train")
+        if self.evaluation.every and (train.name, train.split, train.path) == (
+            held_out.name,
+            held_out.split,
+            held_out.path,
+        ):
+            raise InputError(
+                f"evaluation: data is the training data ({train.name}, {train.split}); hold out other rows"
+            )
+
+    @property
+    def step_config(self) -> StepConfig:
+        """The part that the jitted update is made from."""
+        return StepConfig(
+            reward=self.reward,
+            loss=self.loss,
+            micro_batches=self.micro_batches,
+            temperature=self.sampling.temperature,
+            freeze_vision=self.freeze_vision,
+            remat=self.remat,
+            unroll=self.unroll,
+        )

@@ -1,0 +1,230 @@
+"""From a rollout to what the update is made of: texts read once on the host, rewards' inputs, and the record of it.
+
+RolloutBatch -> texts -> ParsedCompletion -> RewardInputs -> `rl.step.StepBatch`
+`-> terms, budget, reward, advantage of every completion
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from pixelthink_jax.answers import ParsedCompletion, parse_completion
+from pixelthink_jax.data.targets import FRAME, difficulty_level
+from pixelthink_jax.evaluation.scoring import thought
+from pixelthink_jax.grpo.config import DifficultyConfig, TrainConfig
+from pixelthink_jax.grpo.custom_rewards import CustomReward
+from pixelthink_jax.grpo.difficulty import RELEASED_DEFAULT, Difficulty, shuffled, usable
+from pixelthink_jax.processing.policy_format import frame_size
+from pixelthink_jax.processing.processor import Processor, Prompt
+from pixelthink_jax.rl.advantages import group_advantages
+from pixelthink_jax.rl.rewards import (
+    AnswerArrays,
+    RewardConfig,
+    RewardInputs,
+    answer_arrays,
+    group_rewards,
+    length_used,
+    reward_terms,
+    solution_arrays,
+)
+from pixelthink_jax.rl.rollout import RolloutBatch
+from pixelthink_jax.types import Example
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout as read.
+
+    Attributes:
+        texts: `[prompts][group]`.
+        inputs: Of the rewards.
+        terms: What `group_rewards` found, `advantage`, and each custom reward by its name; `[b, g]` each.
+        thinking_tokens: Tokens of every thought, an unclosed one whole.
+        custom_names: Those of the custom rewards.
+        missing_difficulty: Questions whose difficulty was replaced by the released default.
+    """
+
+    texts: list[list[str]]
+    inputs: RewardInputs
+    terms: dict[str, Float[np.ndarray, "b g"]]
+    thinking_tokens: Float[np.ndarray, "b g"]
+    custom_names: tuple[str, ...]
+    missing_difficulty: int
+
+
+class Scorer:
+    """Reads the completions of a step and computes everything about their reward."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        processor: Processor,
+        difficulty: Difficulty,
+        rewards: Sequence[CustomReward],
+    ):
+        """`rewards` are added, weighed, to the accuracy."""
+        self._config, self._processor = config, processor
+        self._difficulty, self._rewards = difficulty, list(rewards)
+        self._score = jax.jit(partial(_scores, config=config))
+
+    def __call__(
+        self, step: int, rollout: RolloutBatch, prompts: Sequence[Prompt], examples: Sequence[Example]
+    ) -> Scored:
+        """Scores one step.
+
+        Args:
+            step: Number of the update, from which label noise is drawn.
+            rollout: On the host.
+            prompts: Its prompts.
+            examples: Its questions.
+
+        Raises:
+            InputError: A custom reward cannot be used.
+        """
+        b, g = rollout.lengths.shape
+        texts = [[self._text(rollout, i, j) for j in range(g)] for i in range(b)]
+        parsed = [parse_completion(text) for group in texts for text in group]
+        answers = _in_frame(answer_arrays(parsed), self._processor, prompts, (b, g))
+        truths = solution_arrays([example.solution or "" for example in examples])
+        success = _success(answers, truths)
+        difficulty, missing = step_difficulty(
+            self._difficulty(examples, success), self._config.difficulty, seed=(self._config.seed, step)
+        )
+        thinking = [self._processor.tokenizer.count(thought(completion)) for completion in parsed]
+        inputs = RewardInputs(
+            answers=answers,
+            truths=truths,
+            difficulty=difficulty,
+            uncertainty=np.asarray(rollout.uncertainty, np.float32),
+            length_used=self._lengths(parsed, rollout).reshape(b, g),
+        )
+        extra = {reward.name: reward(texts, examples, inputs) for reward in self._rewards}
+        if extra:
+            weighed = [reward.weight * extra[reward.name] for reward in self._rewards]
+            inputs = replace(inputs, custom=np.sum(weighed, axis=0, dtype=np.float32))
+        terms = {name: np.asarray(values) for name, values in self._score(inputs).items()} | extra
+        return Scored(
+            texts, inputs, terms, np.array(thinking, np.float32).reshape(b, g), tuple(extra), missing
+        )
+
+    def _text(self, rollout: RolloutBatch, b: int, g: int) -> str:
+        return self._processor.tokenizer.decode(
+            np.asarray(rollout.tokens[b, g, : int(rollout.lengths[b, g])])
+        )
+
+    def _lengths(self, parsed: Sequence[ParsedCompletion], rollout: RolloutBatch) -> Float[np.ndarray, " n"]:
+        reward, count = self._config.reward, self._processor.tokenizer.count
+        tokens = np.asarray(rollout.lengths).reshape(-1).tolist()
+        return np.array(
+            [
+                length_used(
+                    completion,
+                    reward,
+                    thinking_tokens=_thinking_tokens(completion, reward, count),
+                    response_tokens=all_tokens,
+                )
+                for completion, all_tokens in zip(parsed, tokens, strict=True)
+            ],
+            np.float32,
+        )
+
+
+def step_difficulty(
+    scores: Float[np.ndarray, " b"], config: DifficultyConfig, *, seed: tuple[int, int]
+) -> tuple[Float[np.ndarray, " b"], int]:
+    """Scores with the released default where they cannot be used, label noise added, and how many were replaced.
+
+    >>> step_difficulty(np.array([2.0, np.nan], np.float32), DifficultyConfig(missing="released"), seed=(0, 1))[1]
+    1
+    """
+    known = np.array([usable(float(score)) for score in scores])
+    filled = np.where(known, scores, np.float32(RELEASED_DEFAULT)).astype(np.float32)
+    if config.shuffled_share:
+        filled = shuffled(filled, config.shuffled_share, np.random.default_rng(seed))
+    return filled, int((~known).sum())
+
+
+def completion_rows(
+    step: int, scored: Scored, rollout: RolloutBatch, examples: Sequence[Example], *, with_text: bool
+) -> list[dict[str, Any]]:
+    """The joint record of a step: one row a completion, as JSON."""
+    rows = []
+    for b, g in np.ndindex(*rollout.lengths.shape):
+        example, terms = examples[b], scored.terms
+        budget = float(terms["length_budget"][b, g])
+        row = {
+            "step": step,
+            "id": example.id,
+            "level": level_of(example, scored, b),
+            "difficulty": float(scored.inputs.difficulty[b]),
+            "uncertainty": float(scored.inputs.uncertainty[b, g]),
+            "completion_tokens": int(rollout.lengths[b, g]),
+            "thinking_tokens": int(scored.thinking_tokens[b, g]),
+            "length_used": float(scored.inputs.length_used[b, g]),
+            "length_budget": budget if np.isfinite(budget) else None,
+            **{name: float(values[b, g]) for name, values in terms.items() if name != "length_budget"},
+        }
+        if with_text:
+            row |= {"query": example.query, "text": scored.texts[b][g]}
+        rows.append(row)
+    return rows
+
+
+def level_metrics(scored: Scored, examples: Sequence[Example]) -> dict[str, float]:
+    """Thinking tokens, length, share over budget and box hits of each level that occurs in a step."""
+    levels = np.array([level_of(example, scored, b) for b, example in enumerate(examples)])
+    over = np.asarray(scored.inputs.length_used) > scored.terms["length_budget"]
+    measured = {
+        "thinking_tokens": scored.thinking_tokens,
+        "over_budget": over,
+        "box_iou": scored.terms["box_iou"],
+    }
+    found = {"thinking_tokens": float(scored.thinking_tokens.mean())}
+    for level in dict.fromkeys(levels.tolist()):
+        found |= {
+            f"{name}/{level}": float(values[levels == level].mean()) for name, values in measured.items()
+        }
+    return found
+
+
+def level_of(example: Example, scored: Scored, index: int) -> str:
+    """The example's own level, else that of the difficulty it was given."""
+    return example.level or difficulty_level(float(scored.inputs.difficulty[index]))
+
+
+def _scores(inputs: RewardInputs, config: TrainConfig) -> dict[str, Any]:
+    """Everything about the reward of a step, as the update computes it again for itself."""
+    rewards = group_rewards(inputs, config.reward)
+    advantage = group_advantages(rewards["reward"], standardised=config.loss.shape.standardised)
+    return {**rewards, "advantage": advantage}
+
+
+def _success(answers: AnswerArrays, truths: AnswerArrays) -> Float[np.ndarray, "b g"]:
+    """Where a completion's box is right."""
+    b, g = answers.thinking_format.shape
+    spread = jax.tree.map(lambda x: np.repeat(x[:, None], g, axis=1), truths)
+    return np.asarray(reward_terms(answers, spread)["box_iou"]).reshape(b, g)
+
+
+def _in_frame(
+    answers: AnswerArrays, processor: Processor, prompts: Sequence[Prompt], shape: tuple[int, int]
+) -> AnswerArrays:
+    """Answers of `[b * g]` completions as `[b, g]`, scaled from the policy's frame to the 840 frame of solutions."""
+    frames = [
+        frame_size(processor.format.coordinate_frame, model_size=prompt.model_size) for prompt in prompts
+    ]
+    scale = np.float32(FRAME) / np.array(frames, np.float32)[:, None]
+    grouped = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), answers)
+    return replace(
+        grouped, box=grouped.box * np.tile(scale, (1, 1, 2)), points=grouped.points * scale[:, :, None]
+    )
+
+
+def _thinking_tokens(completion: ParsedCompletion, reward: RewardConfig, count: Any) -> int | None:
+    """Tokens of what counts as thought, where that is the unit."""
+    return count(reward.measured_thought(completion)) if reward.length_unit == "thinking_tokens" else None

@@ -1,0 +1,226 @@
+"""A GRPO run on a random policy: it pays, learns, resumes bit for bit, stops cleanly, and says what is wrong."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pixelthink_jax import Policy
+from pixelthink_jax.data.shapes import ShapeReason
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.grpo import TrainConfig, train
+from pixelthink_jax.grpo.config import DifficultyConfig, HeldOutConfig
+from pixelthink_jax.rl.budgets import ConstantBudget
+from pixelthink_jax.rl.rewards import RewardConfig
+from pixelthink_jax.rl.rollout import SamplingConfig
+from pixelthink_jax.runtime.optim import OptimConfig
+from pixelthink_jax.runtime.run_log import read_log
+from tests.evaluation.tiny import tiny_policy
+
+TIMED = ("seconds/", "tokens_per_second")
+
+
+@cache
+def policy_folder(root: Path) -> Path:
+    folder = root / "policy"
+    tiny_policy().export(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path_factory, tmp_path):
+    folder = policy_folder(tmp_path_factory.getbasetemp())
+    return TrainConfig(
+        out=str(tmp_path / "run"),
+        policy=str(folder),
+        data=EvalDataConfig(split="tuning"),
+        reward=RewardConfig(budget=ConstantBudget(4.0), length_unit="response_tokens"),
+        sampling=SamplingConfig(max_new_tokens=12),
+        optim=OptimConfig(learning_rate=3e-3),
+        steps=4,
+        prompts_per_step=2,
+        group_size=3,
+        unroll=True,
+        evaluation=HeldOutConfig(
+            EvalDataConfig(split="validation", examples=2),
+            2,
+            Generation(max_new_tokens=8, batch_size=2),
+            None,
+        ),
+        samples_every=2,
+        checkpoint_every=1,
+    )
+
+
+def vowels(completions, examples):
+    """A reward that a random policy can earn: the share of `e` in its text."""
+    assert len(completions) == len(examples)
+    return [[text.count("e") / max(len(text), 1) for text in group] for group in completions]
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
+
+
+def test_a_run_logs_every_step_and_leaves_a_policy_that_loads(config):
+    seen = []
+    run = train(config, reward=vowels, callbacks=[lambda step, metrics, rows: seen.append((step, len(rows)))])
+    assert run.finished
+    assert seen == [(step, 6) for step in range(1, 5)]
+    assert [row["step"] for row in run.history] == [1, 2, 3, 4]
+    assert read_log(config.out) == run.history
+    assert {"reward", "kl", "sampler_drift", "thinking_tokens", "reward/vowels"} <= run.history[0].keys()
+    assert [("evaluation/box_accuracy/all" in row) for row in run.history] == [False, True, False, True]
+    assert max(row["sampler_drift"] for row in run.history) < 1e-4
+    rows = [json.loads(line) for line in (Path(config.out) / "completions.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert [row["step"] for row in rows if "text" in row] == [1] * 6 + [2] * 6 + [4] * 6
+    loaded = Policy.from_pretrained(Path(config.out) / "policy", dtype="float32")
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), loaded.params, tiny_policy().params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    assert "4 of 4 steps" in (Path(config.out) / "policy" / "README.md").read_text()
+
+
+def test_a_stopped_run_continues_bit_for_bit(config, tmp_path):
+    whole = train(config, reward=vowels)
+    broken = replace(config, out=str(tmp_path / "broken"))
+
+    def stop(step, metrics, rows):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first = train(broken, reward=vowels, callbacks=[stop])
+    assert not first.finished
+    assert [row["step"] for row in first.history] == [1, 2]
+    # A row that was logged after the last checkpoint, as a kill would leave it, is made again.
+    with (Path(broken.out) / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "reward": -1.0}) + "\n")
+    second = train(broken, reward=vowels)
+    assert untimed(second.history) == untimed(whole.history)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), second.policy.params, whole.policy.params)
+    assert all(jax.tree.leaves(same))
+
+
+def test_a_checkpoint_of_another_config_is_refused(config):
+    train(replace(config, steps=1))
+    with pytest.raises(InputError, match="was made with group_size = 3, this config says 2"):
+        train(replace(config, steps=2, group_size=2))
+
+
+def test_a_reward_that_can_be_earned_rises(config):
+    settings = replace(
+        config,
+        steps=30,
+        prompts_per_step=4,
+        group_size=8,
+        optim=OptimConfig(learning_rate=2e-2),
+        evaluation=HeldOutConfig(),
+        checkpoint_every=30,
+    )
+    history = train(settings, reward=vowels).history
+    earned = [row["reward/vowels"] for row in history]
+    assert np.mean(earned[-5:]) > np.mean(earned[:5]) + 0.05
+
+
+class WithHoles:
+    """Rows of the tuning split, some of them without what training needs."""
+
+    def __init__(self, **holes):
+        self._source, self._holes = ShapeReason("tuning"), holes
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index % 4 == 1 and "unreadable" in self._holes:
+            raise InputError(f"image {index}.png: truncated")
+        row = self._source[index]
+        return (
+            replace(row, **{k: v for k, v in self._holes.items() if k != "unreadable"})
+            if index % 4 == 2
+            else row
+        )
+
+
+@pytest.mark.parametrize(
+    ("holes", "cause", "words"),
+    [
+        ({"solution": None}, "no_solution", "no solution"),
+        ({"solution": "<box>(1, 2)"}, "no_solution", "no readable box"),
+        ({"unreadable": True}, "unreadable", "truncated"),
+    ],
+)
+def test_bad_rows_stop_the_run_or_are_counted(config, holes, cause, words):
+    short = replace(config, evaluation=HeldOutConfig())
+    with pytest.raises(InputError, match=words):
+        train(short, dataset=WithHoles(**holes))
+    run = train(replace(short, bad_rows="skip", out=config.out + "2"), dataset=WithHoles(**holes))
+    assert run.history[-1][f"skipped/{cause}"] > 0
+
+
+@pytest.mark.parametrize("missing", [None, 0.5, 11.0, float("nan")])
+def test_difficulty_that_cannot_be_used_is_an_error_skipped_or_replaced(config, missing):
+    short = replace(config, evaluation=HeldOutConfig(), steps=3)
+    rows = WithHoles(difficulty=missing)
+    with pytest.raises(InputError, match="difficulty is"):
+        train(short, dataset=rows)
+    skip = replace(short, out=config.out + "2", difficulty=DifficultyConfig(missing="skip"))
+    assert train(skip, dataset=rows).history[-1]["skipped/no_difficulty"] > 0
+    released = replace(short, out=config.out + "3", difficulty=DifficultyConfig(missing="released"))
+    assert sum(row["missing_difficulty"] for row in train(released, dataset=rows).history) > 0
+
+
+def test_a_broken_reward_is_named(config):
+    with pytest.raises(InputError, match=r"custom reward broken: raised ZeroDivisionError"):
+        train(config, reward=broken)
+    with pytest.raises(
+        InputError, match=r"custom reward flat: returned shape \(2,\), expected .* = \(2, 3\)"
+    ):
+        train(config, reward=flat)
+
+
+def broken(completions, examples):
+    return 1 / 0
+
+
+def flat(completions, examples):
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"micro_batches": 3}, "must divide prompts_per_step"),
+        ({"sampling": SamplingConfig(12, temperature=0.0)}, "temperature 0"),
+        ({"reward": RewardConfig()}, "largest budget 256 exceeds sampling.max_new_tokens 12"),
+        ({"data": EvalDataConfig(split="test")}, "only reports"),
+        ({"data": EvalDataConfig(split="validation")}, "is the training data"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused(config, change, words):
+    with pytest.raises(InputError, match=words):
+        replace(config, **change)
+
+
+def test_not_finite_stops_with_step_and_examples_and_keeps_the_checkpoint(config):
+    def poison(step, metrics, rows):
+        if step == 2:
+            raise_next.append(True)
+
+    raise_next: list[bool] = []
+
+    def reward(completions, examples):
+        values = np.asarray(vowels(completions, examples))
+        return values * (3e38 if raise_next else 1.0) * (1.0 + np.arange(values.shape[1]))
+
+    settings = replace(config, evaluation=HeldOutConfig())
+    with pytest.raises(InputError, match=r"step 3: (loss|gradient_norm) is .*tuning-0-|custom reward reward"):
+        train(settings, reward=reward, callbacks=[poison])
+    assert train(settings, reward=vowels).history[-1]["step"] == 4
