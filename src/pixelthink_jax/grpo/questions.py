@@ -101,8 +101,8 @@ class Questions:
             return None
         if settings.missing == "error":
             raise InputError(
-                f"example {row.id}: its difficulty is {score}, expected a number from 1 to 10; set difficulty.missing to "
-                "skip or released, or difficulty.source to self"
+                f"example {row.id}: its difficulty is {score}, expected a number from 1 to 10; set "
+                "difficulty.missing to skip or released, or difficulty.source to self"
             )
         return "no_difficulty"
 

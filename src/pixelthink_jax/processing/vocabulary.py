@@ -1,7 +1,7 @@
 """A small byte-level vocabulary for tests and tiny policies, in the Qwen2 family's layout.
 
-NFC, the Qwen2 split expression (each digit is a piece of its own, unless asked otherwise), the full byte alphabet, and one token for
-every frequent piece of the given texts, leading space included. Pieces are matched whole
+NFC, the Qwen2 split expression (each digit is a piece of its own, unless asked otherwise), the full byte alphabet,
+and one token for every frequent piece of the given texts, leading space included. Pieces are matched whole
 (`ignore_merges`), so the vocabulary needs no half-words, and anything unseen falls back to bytes. Special
 tokens come last and so have the highest ids. The folder loads with `AutoTokenizer` of transformers.
 """
@@ -34,9 +34,9 @@ QWEN2_SPLIT = (
 
 
 def split_expression(number_digits: int) -> str:
-    """Qwen2's, or with more than one digit a piece: then a number keeps the space before it, as a word does.
+    r"""Qwen2's, or with more than one digit a piece: then a number keeps the space before it, as a word does.
 
-    >>> split_expression(1) == QWEN2_SPLIT, r"| ?\\p{N}{1,3}|" in split_expression(3)
+    >>> split_expression(1) == QWEN2_SPLIT, r"| ?\p{N}{1,3}|" in split_expression(3)
     (True, True)
     """
     number = r"\p{N}" if number_digits == 1 else rf" ?\p{{N}}{{1,{number_digits}}}"

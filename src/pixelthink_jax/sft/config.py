@@ -44,7 +44,7 @@ class DataConfig:
             describes objects in random order, each by what sets it apart, with its box.
         chain_style: Of the reason task, every chain in this style; None draws it.
         level: Of the reason task, questions of that level only; None draws it.
-        most_objects: Of the listing and pointing tasks, scenes of at most that many objects; None means scenes as usual.
+        most_objects: Of the listing and pointing tasks, scenes of at most that many objects; None sets no limit.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
         given_until: A phrase; what stands before it in a completion is given and bears no loss, so that all of the

@@ -199,7 +199,7 @@ class ShapeReason:
         graph, answer, difficulty = asked.graph, asked.trace.answer, asked.difficulty
         scene, item = graph.scene, graph.objects[answer]
         points = graph.points(answer)
-        said_points = tuple((in_tens(x), in_tens(y)) for x, y in points)
+        first, second = ((in_tens(x), in_tens(y)) for x, y in points)
         mask = graph.mask(answer)
         if self.render_size is not None:
             mask = render_mask(scene, scene.shapes.index(item.shape), self.render_size)
@@ -211,7 +211,7 @@ class ShapeReason:
             mask=mask,
             difficulty=difficulty.mean,
             level=difficulty_level(difficulty.mean),
-            completion=completion_text(thinking, item.said_box, said_points),
+            completion=completion_text(thinking, item.said_box, (first, second)),
             instruction=instruction,
             metadata={
                 **asdict(difficulty),
