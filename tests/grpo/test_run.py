@@ -210,17 +210,10 @@ def test_combinations_that_cannot_work_are_refused(config, change, words):
 
 
 def test_not_finite_stops_with_step_and_examples_and_keeps_the_checkpoint(config):
-    def poison(step, metrics, rows):
-        if step == 2:
-            raise_next.append(True)
-
-    raise_next: list[bool] = []
-
-    def reward(completions, examples):
-        values = np.asarray(vowels(completions, examples))
-        return values * (3e38 if raise_next else 1.0) * (1.0 + np.arange(values.shape[1]))
-
-    settings = replace(config, evaluation=HeldOutConfig())
-    with pytest.raises(InputError, match=r"step 3: (loss|gradient_norm) is .*tuning-0-|custom reward reward"):
-        train(settings, reward=reward, callbacks=[poison])
-    assert train(settings, reward=vowels).history[-1]["step"] == 4
+    torn = replace(config, evaluation=HeldOutConfig(), optim=OptimConfig(learning_rate=1e30))
+    with pytest.raises(
+        InputError, match=r"step 2: loss is nan, with the examples tuning-0-\d+, tuning-0-\d+; "
+    ):
+        train(torn, reward=vowels)
+    assert [row["step"] for row in read_log(torn.out)] == [1]
+    assert sorted(path.name for path in (Path(torn.out) / "checkpoints").iterdir()) == ["1"]

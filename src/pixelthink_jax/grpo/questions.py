@@ -1,6 +1,7 @@
 """The questions of each step: rows of a dataset in a resumable order, bad ones stopped at or counted."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,15 @@ from pixelthink_jax.types import Example
 _NOTHING_TRIED = np.zeros((1, 1), np.float32)
 
 
+@dataclass(frozen=True)
+class _Unreadable(Example):
+    """What stands in the stream for a row that could not be read."""
+
+    error: InputError | None = None
+
+
 class _Guarded:
-    """A source whose unreadable rows are the error instead of an example, so that a stream gets past them."""
+    """A source whose unreadable rows are marks instead of errors, so that a stream gets past them."""
 
     def __init__(self, source: ExampleSource):
         self._source = source
@@ -24,11 +32,11 @@ class _Guarded:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Example:
         try:
             return self._source[index]
         except InputError as error:
-            return error
+            return _Unreadable(f"row {index}", np.zeros((1, 1, 3), np.uint8), "", error=error)
 
 
 class Questions:
@@ -48,7 +56,7 @@ class Questions:
     ):
         """Reads `source` shuffled by the seed, from `state` on where one is given."""
         self._config, self._difficulty = config, difficulty
-        self._stream = example_stream(_Guarded(source), seed=config.seed)  # type: ignore[arg-type]
+        self._stream = example_stream(_Guarded(source), seed=config.seed)
         self._length, self._in_a_row = len(source), 0
         self.skipped: Counter[str] = Counter()
         if state is not None:
@@ -70,7 +78,7 @@ class Questions:
             [row] = next(self._stream)
             cause = self._trouble(row)
             if cause is None:
-                examples.append(row)  # type: ignore[arg-type]
+                examples.append(row)
                 self._in_a_row = 0
                 continue
             self.skipped[cause] += 1
@@ -83,10 +91,10 @@ class Questions:
         """Ends the stream."""
         self._stream.close()
 
-    def _trouble(self, row: Example | InputError) -> str | None:
+    def _trouble(self, row: Example) -> str | None:
         """Why a row is left out; None if it is not."""
-        if isinstance(row, InputError):
-            return self._bad("unreadable", row)
+        if isinstance(row, _Unreadable):
+            return self._bad("unreadable", row.error)
         try:
             if row.solution is None:
                 raise InputError(f"example {row.id}: it has no solution; training needs one in every row")
@@ -106,7 +114,7 @@ class Questions:
             )
         return "no_difficulty"
 
-    def _bad(self, cause: str, error: InputError) -> str:
+    def _bad(self, cause: str, error: InputError | None) -> str:
         if self._config.bad_rows == "stop":
             raise InputError(f"data: {error}; set bad_rows to skip to leave such rows out") from error
         return cause
