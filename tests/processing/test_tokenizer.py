@@ -33,6 +33,15 @@ def test_words_with_their_space_are_single_tokens_and_digits_are_split(tokenizer
     assert pieces == [" red", " circle", " is", " ", "1", "2", "0", ",", " left"]
 
 
+def test_numbers_can_be_single_tokens_with_their_space(tmp_path):
+    build_tokenizer(TEXTS, tmp_path, number_digits=3)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    pieces = [tokenizer.decode([i]) for i in tokenizer.encode(TEXTS[1])]
+    assert {"10", " 20", " 300", " 400", "30", " 40"} <= set(pieces)
+    unseen = [tokenizer.decode([i]) for i in tokenizer.encode(" 299 1234")]
+    assert unseen == [" ", "2", "9", "9", " ", "1", "2", "3", "4"]
+
+
 def test_special_tokens_have_the_highest_ids(tokenizer):
     ids = [int(tokenizer.encode(token)[0]) for token in SPECIAL_TOKENS]
     assert ids == list(range(tokenizer.vocab_size - len(SPECIAL_TOKENS), tokenizer.vocab_size))

@@ -29,6 +29,11 @@ def test_schedules(decay: Any, warmup: int) -> None:
     np.testing.assert_allclose(values[warmup:], expected, rtol=1e-5)
 
 
+def test_the_decay_can_wait() -> None:
+    values = rates(OptimConfig(warmup_steps=2, decay="linear", stable_fraction=0.5), 10)
+    assert values.tolist() == pytest.approx([0, 1, 2, 2, 2, 2, 2, 1.5, 1, 0.5, 0])
+
+
 def test_a_warmup_longer_than_the_run() -> None:
     assert rates(OptimConfig(warmup_steps=10, decay="linear"), 4).tolist() == pytest.approx(
         [0, 0.2, 0.4, 0.6, 0.8]
@@ -42,6 +47,7 @@ def test_a_warmup_longer_than_the_run() -> None:
         {"learning_rate": float("nan")},
         {"muon_learning_rate": -1.0},
         {"final_fraction": 1.5},
+        {"stable_fraction": 1.0},
         {"warmup_steps": -1},
         {"clip_norm": 0.0},
     ],

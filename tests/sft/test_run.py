@@ -24,6 +24,28 @@ from pixelthink_jax.sft.run import run_sft
 from pixelthink_jax.types import Example
 from tests.rl.tiny_policy import pictures, tiny_policy
 
+MODEL = {
+    "text": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "mrope_section": [1, 1, 2],
+    },
+    "vision": {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+        "patch_size": 7,
+        "window_size": 28,
+        "full_attention_blocks": [0],
+    },
+    "dtype": "float32",
+}
+NEW = {"model": MODEL, "image_size": 28, "max_vocab": 300}
 ANSWERS = ("left", "<think> red cup</think>", "cup near the cup", "of the cup left", "<answer>", "of")
 
 
@@ -168,29 +190,7 @@ def test_metrics_are_averaged_between_rows() -> None:
 
 
 def test_a_new_policy_has_the_words_of_its_data(folder: Path) -> None:
-    model = {
-        "text": {
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_layers": 1,
-            "num_heads": 2,
-            "num_kv_heads": 1,
-            "mrope_section": [1, 1, 2],
-        },
-        "vision": {
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_heads": 2,
-            "out_hidden_size": 16,
-            "patch_size": 7,
-            "window_size": 28,
-            "full_attention_blocks": [0],
-        },
-        "dtype": "float32",
-    }
-    new = {"model": model, "image_size": 28, "max_vocab": 300}
-    policy = new_policy(config(folder, "new", policy=None, new_policy=new))
+    policy = new_policy(config(folder, "new", policy=None, new_policy=NEW))
     tokenizer = policy.processor.tokenizer
     assert policy.config.text.vocab_size == tokenizer.vocab_size <= 300
     assert policy.config.eos_token_id == tokenizer.special.end_of_turn
@@ -200,6 +200,18 @@ def test_a_new_policy_has_the_words_of_its_data(folder: Path) -> None:
     prompt = policy.processor.prompt(pictures([(60, 90)])[0], "the cup")
     assert prompt.image.shape == (28, 28, 3)
     assert (prompt.input_ids == policy.config.image_token_id).sum() == 4
+
+
+def test_a_resumed_run_keeps_its_vocabulary_whatever_its_stages_have_become(folder: Path) -> None:
+    texts = folder / "texts.jsonl"
+    texts.write_text((folder / "rows.jsonl").read_text().replace("cup", "saucer"))
+    other = {"name": "later", "steps": 1, "data": [{"name": "jsonl", "path": str(texts)}]}
+    kept = folder / "kept"
+    first = new_policy(config(folder, "a", policy=None, new_policy=NEW), tokenizer_folder=kept)
+    changed = config(folder, "a", policy=None, new_policy=NEW, stages=[other])
+    again = new_policy(changed, tokenizer_folder=kept)
+    counted = [policy.processor.tokenizer.count(" cup") for policy in (first, again, new_policy(changed))]
+    assert counted[:2] == [1, 1] and counted[2] > 1
 
 
 def test_what_is_given_of_a_completion_bears_no_loss() -> None:

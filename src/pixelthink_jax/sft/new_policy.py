@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,17 @@ from pixelthink_jax.sft.data import open_data
 from pixelthink_jax.sft.numerals import numerals, smooth_numerals
 
 
-def new_policy(config: SftConfig) -> Policy:
-    """Builds the tokenizer on the texts of every stage's data and draws the weights."""
+def new_policy(config: SftConfig, *, tokenizer_folder: Path | None = None) -> Policy:
+    """Builds the tokenizer on the texts of every stage's data and draws the weights.
+
+    Args:
+        config: The run.
+        tokenizer_folder: Where the tokenizer is kept, and read from when it is there already: a resumed run whose
+            stages were changed must not count its vocabulary anew. None keeps none.
+    """
     settings = config.new_policy
     assert settings is not None
-    processor = _processor(settings, config)
+    processor = _processor(settings, config, tokenizer_folder)
     model = _with_token_ids(settings.model, processor.tokenizer)
     draw = jax.jit(lambda key: qwen_vl.init_params(model, key, jnp.dtype(config.dtype)))
     params = draw(jax.random.key(config.seed))
@@ -39,7 +46,7 @@ def new_policy(config: SftConfig) -> Policy:
     return Policy(config=model, params=params, loaded_processor=processor)
 
 
-def _processor(settings: NewPolicyConfig, config: SftConfig) -> Processor:
+def _processor(settings: NewPolicyConfig, config: SftConfig, kept: Path | None) -> Processor:
     format = PolicyFormat(
         resize=ResizePolicy(kind="square", size=settings.image_size, filter="bilinear"),
         prompt=prompt_template(settings.prompt),
@@ -53,13 +60,11 @@ def _processor(settings: NewPolicyConfig, config: SftConfig) -> Processor:
         min_pixels=settings.image_size**2,
         max_pixels=settings.image_size**2,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        build_tokenizer(
-            _texts(settings, config, format),
-            folder,
-            max_vocab=settings.max_vocab,
-            number_digits=settings.number_digits,
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = kept or Path(temporary)
+        if not (folder / "tokenizer.json").is_file():
+            texts = _texts(settings, config, format)
+            build_tokenizer(texts, folder, max_vocab=settings.max_vocab, number_digits=settings.number_digits)
         return Processor(image, Tokenizer.from_pretrained(folder), format)
 
 

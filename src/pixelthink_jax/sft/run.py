@@ -43,9 +43,10 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being
             finite.
     """
-    policy = (
-        Policy.from_pretrained(config.policy, dtype=config.dtype) if config.policy else new_policy(config)
-    )
+    if config.policy:
+        policy = Policy.from_pretrained(config.policy, dtype=config.dtype)
+    else:
+        policy = new_policy(config, tokenizer_folder=Path(config.out) / "tokenizer")
     with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
         state = _train(policy, config, checkpoints, on_log)
     trained = policy.with_params(state.params)
