@@ -40,6 +40,31 @@ MODEL = dataclasses.replace(
 )
 
 
+def test_a_grpo_step_is_timed_shared_repeated_and_against_a_rival():
+    seen = []
+
+    class Rival:
+        def __init__(self, folder):
+            assert (folder / "model.safetensors").is_file()
+
+        def grpo_step(
+            self, input_ids, attention_mask, pixel_values, image_grid_thw, advantages, *, new_tokens
+        ):
+            seen.append((input_ids, pixel_values, image_grid_thw, advantages, new_tokens))
+
+    rows = bench.measure_grpo(
+        prompts=2, group_size=3, new_tokens=4, rounds=1, rival=("rival", Rival), model=MODEL, image_side=56
+    )
+    ours = ["shared prefix", "repeated prompts"]
+    assert [row.contestant for row in rows] == [*ours, *ours, *ours, "rival"]
+    assert [row.task for row in rows[::2]] == ["rollout", "reference and update", "whole step", "whole step"]
+    assert rows[0].per_second == pytest.approx(24 / rows[0].seconds)
+    input_ids, pixel_values, grids, advantages, new_tokens = seen[-1]
+    assert (input_ids == 60).sum(axis=1).tolist() == [4] * 6 and grids.tolist() == [[1, 4, 4]] * 6
+    assert (input_ids[0] == input_ids[2]).all() and (input_ids[2] != input_ids[3]).any()
+    assert pixel_values.shape == (6 * 16, 1176) and advantages.shape == (6,) and new_tokens == 4
+
+
 def test_contestants_are_timed_in_turns_after_a_warm_up(monkeypatch):
     calls, clock = [], iter(range(100))
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))

@@ -24,7 +24,7 @@ from pixelthink_jax.runtime.optim import OptimConfig
 from pixelthink_jax.runtime.run_log import read_log
 from tests.evaluation.tiny import tiny_policy
 
-TIMED = ("seconds/", "tokens_per_second")
+TIMED = ("seconds/", "tokens_per_second", "update_tflops_per_second")
 
 
 @cache

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pixelthink_jax import cli
-from pixelthink_jax.bench import generation
+from pixelthink_jax.bench import generation, grpo
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.segmenter import Segmenter
@@ -57,6 +57,18 @@ def test_both_sides_of_the_generation_benchmark_do_the_same(tmp_path):
     ours = generation.Contestant(qwen_vl.unstack_layers(params), MODEL, batch=2, image_side=56, new_tokens=6)
     theirs = TransformersPolicy(tmp_path / "model").generate(*ours.rival_arrays(), new_tokens=6)
     assert np.array_equal(ours(), theirs)
+
+
+def test_the_grpo_step_of_the_benchmark_updates_every_parameter(tmp_path):
+    qwen_vl.write_folder(tmp_path / "model", named_params(MODEL), MODEL)
+    ours = grpo.Contestant(
+        named_params(MODEL), MODEL, prompts=1, group_size=2, new_tokens=4, image_side=56, repeat=True
+    )
+    theirs = TransformersPolicy(tmp_path / "model")
+    before = {name: tensor.clone() for name, tensor in theirs._model.named_parameters()}
+    theirs.grpo_step(*ours.rival_arrays(), new_tokens=4, learning_rate=1e-3)
+    still = [n for n, tensor in theirs._model.named_parameters() if (tensor == before[n]).all()]
+    assert not still
 
 
 def test_a_folder_that_transformers_would_fill_up_is_refused(models):

@@ -14,8 +14,9 @@ from pixelthink_jax.errors import InputError
 class Args:
     """Flags of `pixelthink bench`."""
 
-    what: Annotated[Literal["generate", "segmenter"], tyro.conf.Positional]
-    """Greedy generation of a small Qwen2.5-VL, or the encoder of SAM2 tiny at 1024x1024."""
+    what: Annotated[Literal["generate", "segmenter", "grpo"], tyro.conf.Positional]
+    """Greedy generation of a small Qwen2.5-VL, the encoder of SAM2 tiny at 1024x1024, or a GRPO step with the prefix
+    shared and repeated."""
     against: Literal["transformers"] | None = None
     """Time transformers in PyTorch too, in turns, with the same weights."""
     rounds: int = 5
@@ -23,7 +24,11 @@ class Args:
     batch_sizes: tuple[int, ...] = (1, 16)
     """Prompts decoded together, of generate."""
     new_tokens: int = 64
-    """Tokens of each completion, of generate."""
+    """Tokens of each completion, of generate and grpo."""
+    prompts: int = 1
+    """Questions of a step, of grpo."""
+    group_size: int = 8
+    """Completions of each, of grpo."""
     json: bool = False
     """Print one JSON object."""
 
@@ -54,21 +59,27 @@ def main(args: Args) -> None:
             f"{row.task:<36}{row.contestant:<14}{row.seconds:>8.3f} s  {row.per_second:>8.2f} {row.unit}/s  ({spread})"
         )
     for task in dict.fromkeys(row.task for row in rows):
-        same = [row for row in rows if row.task == task]
-        if len(same) == 2:
-            print(
-                f"{task}: {same[0].per_second / same[1].per_second:.2f} times as fast as {same[1].contestant}"
-            )
+        first, *others = (row for row in rows if row.task == task)
+        for other in others:
+            print(f"{task}: {first.per_second / other.per_second:.2f} times as fast as {other.contestant}")
 
 
 def _measure(args: Args) -> list[Any]:
-    from pixelthink_jax.bench import measure_encoding, measure_generation
+    from pixelthink_jax.bench import measure_encoding, measure_generation, measure_grpo
     from pixelthink_jax.verify.yardstick import TransformersPolicy, TransformersSegmenter
 
     if args.what == "segmenter":
         rival = ("transformers", TransformersSegmenter) if args.against else None
         return measure_encoding(rounds=args.rounds, rival=rival)
     rival = ("transformers", TransformersPolicy) if args.against else None
+    if args.what == "grpo":
+        return measure_grpo(
+            prompts=args.prompts,
+            group_size=args.group_size,
+            new_tokens=args.new_tokens,
+            rounds=args.rounds,
+            rival=rival,
+        )
     return measure_generation(
         batch_sizes=args.batch_sizes, rounds=args.rounds, new_tokens=args.new_tokens, rival=rival
     )

@@ -26,6 +26,7 @@ def open_source(
     examples: int | None = None,
     chain_style: str | None = None,
     level: str | None = None,
+    brief: bool = False,
     most_objects: int | None = None,
     render_size: tuple[int, int] | None = None,
 ) -> ExampleSource:
@@ -40,6 +41,7 @@ def open_source(
         examples: Keep only that many, from the start.
         chain_style: Of `shapereason` with `reason`: the style of every chain; None draws it.
         level: Of `shapereason` with `reason`: questions of that level only.
+        brief: Of `shapereason` with `reason`: every row asks for brevity.
         most_objects: Of `shapereason` with `listing`: scenes of at most that many objects.
         render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
 
@@ -52,6 +54,7 @@ def open_source(
             task=task,
             chain_style=chain_style,
             level=level,
+            brief=brief,
             render_size=render_size,
             most_objects=most_objects,
         )

@@ -32,6 +32,9 @@ from pixelthink_jax.grpo.questions import Questions
 from pixelthink_jax.grpo.sampler import Sampler
 from pixelthink_jax.grpo.scoring import Scored, Scorer, completion_rows, level_metrics
 from pixelthink_jax.policy import Policy
+from pixelthink_jax.processing.processor import Prompt
+from pixelthink_jax.rl.flops import GroupShape, update_flops
+from pixelthink_jax.rl.rollout import RolloutBatch
 from pixelthink_jax.rl.step import StepBatch, make_step
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.meter import Metrics, Stopwatch
@@ -179,8 +182,24 @@ def _one_step(
     tokens = int(host.lengths.sum())
     metrics |= level_metrics(scored, examples) | _counts(scored, questions) | seconds.read()
     metrics["tokens_per_second"] = tokens / metrics["seconds/step"]
+    metrics["update_tflops_per_second"] = (
+        _update_flops(parts, prompts, host, config) / metrics["seconds/update"] / 1e12
+    )
     with_text = step % config.samples_every == 0 or step == 1
     return state, metrics, completion_rows(step, scored, host, examples, with_text=with_text)
+
+
+def _update_flops(
+    parts: _Parts, prompts: Sequence[Prompt], rollout: RolloutBatch, config: TrainConfig
+) -> int:
+    """Model FLOPs of the update, reference included."""
+    groups = [
+        GroupShape(len(prompt.input_ids), tuple(lengths), (prompt.grid_thw,))
+        for prompt, lengths in zip(prompts, np.asarray(rollout.lengths).tolist(), strict=True)
+    ]
+    return update_flops(
+        parts.policy.config, groups, reference=config.loss.kl_coef > 0, freeze_vision=config.freeze_vision
+    )
 
 
 def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Parts:

@@ -44,6 +44,7 @@ class DataConfig:
             describes objects in random order, each by what sets it apart, with its box.
         chain_style: Of the reason task, every chain in this style; None draws it.
         level: Of the reason task, questions of that level only; None draws it.
+        brief: Of the reason task, every row asks for brevity.
         most_objects: Of the listing and pointing tasks, scenes of at most that many objects; None sets no limit.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
@@ -57,6 +58,7 @@ class DataConfig:
     task: Literal["reason", "listing", "pointing"] = "reason"
     chain_style: Literal["none", "short", "medium", "long"] | None = None
     level: Literal["easy", "medium", "hard"] | None = None
+    brief: bool = False
     most_objects: int | None = None
     examples: int | None = None
     path: str | None = None

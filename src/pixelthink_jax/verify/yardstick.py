@@ -4,6 +4,7 @@ The one place of the package that reaches for PyTorch, and only when one of thes
 needed to run a model.
 """
 
+import copy
 import importlib
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class TransformersPolicy:
         """
         self._torch = import_torch()
         self._model = _load(self._torch, "Qwen2_5_VLForConditionalGeneration", folder, dtype)
+        self._reference: Any = None
+        self._optimizer: Any = None
 
     def logits(
         self,
@@ -67,6 +70,58 @@ class TransformersPolicy:
                 f"transformers generated {completions.shape[1]} tokens instead of {new_tokens}"
             )
         return completions
+
+    def grpo_step(
+        self,
+        input_ids: Int[np.ndarray, "b t"],
+        attention_mask: Int[np.ndarray, "b t"],
+        pixel_values: Float[np.ndarray, "p c"],
+        image_grid_thw: Int[np.ndarray, "n 3"],
+        advantages: Float[np.ndarray, " b"],
+        *,
+        new_tokens: int,
+        learning_rate: float = 1e-6,
+        kl_coef: float = 5e-3,
+    ) -> None:
+        """One plain GRPO step: sample, reference pass, forward and backward with checkpointing, AdamW.
+
+        Every completion carries its prompt and its image, as trainers on transformers do it; five forward-equivalents.
+        The first call copies the weights for the reference.
+        """
+        torch = self._torch
+        if self._reference is None:
+            self._reference = copy.deepcopy(self._model)
+            self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
+        settings = self._model.generation_config
+        settings.eos_token_id, settings.pad_token_id = None, 0
+        inputs = self._inputs(input_ids, attention_mask, pixel_values, image_grid_thw)
+        self._model.gradient_checkpointing_disable()
+        with torch.no_grad():
+            rows = self._model.generate(
+                **inputs, max_new_tokens=new_tokens, do_sample=True, temperature=1.0, top_k=0
+            )
+        whole = np.concatenate([attention_mask, np.ones((len(rows), new_tokens))], axis=1)
+        inputs = self._inputs(rows.numpy(), whole, pixel_values, image_grid_thw)
+        with torch.no_grad():
+            reference = self._completion_logprobs(self._reference, inputs, new_tokens)
+        self._model.train()
+        self._model.gradient_checkpointing_enable()
+        own = self._completion_logprobs(self._model, inputs, new_tokens)
+        ratio = torch.exp(own - own.detach())
+        gap = reference - own
+        divergence = torch.exp(gap) - gap - 1
+        weighed = torch.from_numpy(advantages)[:, None] * ratio
+        (kl_coef * divergence - weighed).mean().backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._model.eval()
+
+    def _completion_logprobs(self, model: Any, inputs: dict[str, Any], new_tokens: int) -> Any:
+        """Log-probability of each completion token, `[b, r]`; the head runs at their positions only."""
+        logits = model(**inputs, logits_to_keep=new_tokens + 1, use_cache=False).logits[:, :-1]
+        chosen = inputs["input_ids"][:, -new_tokens:, None]
+        return self._torch.log_softmax(logits.float(), -1).gather(-1, chosen)[..., 0]
 
     def _inputs(
         self, input_ids: Any, attention_mask: Any, pixel_values: Any, image_grid_thw: Any

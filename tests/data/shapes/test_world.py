@@ -195,6 +195,14 @@ def test_most_objects_belongs_to_listing():
             ShapeReason("train", **settings)
 
 
+def test_brief_rows_all_ask_for_it_and_are_short():
+    rows = [ShapeReason("train", brief=True)[i] for i in range(30)]
+    assert {row.instruction for row in rows} == {"Be brief."}
+    assert {row.metadata["style"] for row in rows} == {"none", "short"}
+    forced = ShapeReason("train", brief=True, chain_style="none", level="easy")[0]
+    assert forced.instruction == "Be brief." and "<think></think>" in forced.completion
+
+
 def test_scene_examples_ask_several_things_of_one_picture():
     world = ShapeReason("train", seed=2)
     rows = world.scene_examples(11, limit=5)

@@ -67,6 +67,7 @@ class ShapeReason:
             to right; `pointing` gives objects in random order, each by words that fit it alone, and its box.
         chain_style: Force the style of the reasoning chain; None draws it (`chains.STYLES`).
         level: Of the reason task, questions of that level only; None draws it.
+        brief: Of the reason task, every row asks for brevity; else a share of the training rows without a forced style.
         most_objects: Of the two dense tasks, scenes of at most that many objects; None means scenes as usual.
         render_size: Width and height of the picture and the mask; None means the scene's canvas. Box, points,
             chain and solution always come from the canvas, so they do not depend on it.
@@ -87,6 +88,7 @@ class ShapeReason:
         task: str = "reason",
         chain_style: str | None = None,
         level: str | None = None,
+        brief: bool = False,
         render_size: tuple[int, int] | None = None,
         most_objects: int | None = None,
     ):
@@ -102,7 +104,7 @@ class ShapeReason:
         if most_objects is not None and (task == "reason" or most_objects < 1):
             raise ValueError(f"most_objects={most_objects}: expected at least 1, and a task that lists")
         self.split, self.seed, self.task = split, seed, task
-        self.chain_style, self.level = chain_style, level
+        self.chain_style, self.level, self.brief = chain_style, level, brief
         self.render_size, self.most_objects = render_size, most_objects
 
     def __len__(self) -> int:
@@ -176,7 +178,8 @@ class ShapeReason:
 
     def _example(self, asked: Asked, name: str, rng: np.random.Generator) -> Example:
         words = ask(asked.query, rng)
-        brief = rng.random() < BRIEF_SHARE and self.split == "train" and self.chain_style is None
+        drawn = rng.random() < BRIEF_SHARE and self.split == "train" and self.chain_style is None
+        brief = self.brief or drawn
         style = self.chain_style or sample_style(rng, brief=brief)
         thinking = chain(asked.query, asked.trace, asked.graph, style, rng)
         return self._row(asked, name, words, thinking, style, BRIEF if brief else None)
