@@ -41,7 +41,7 @@ class DataConfig:
             reads rows {image, query, completion} with image paths relative to the file.
         split: Split of the dataset; not read for `jsonl`.
         task: Of `shapereason`: `reason`; `listing`, which names every object with its place; or `pointing`, which
-            describes objects in random order, each by what sets it apart, with its box.
+            asks for objects in random order, each by words that fit it alone, and gives their boxes.
         chain_style: Of the reason task, every chain in this style; None draws it.
         level: Of the reason task, questions of that level only; None draws it.
         brief: Of the reason task, every row asks for brevity.

@@ -178,7 +178,8 @@ def test_pointing_gives_each_object_by_words_that_fit_it_alone():
             assert box == " ".join(map(str, tens(graph.objects[index].box)))
             found.append(index)
         assert len(set(found)) == len(found)
-        assert row.query == "point to every shape" and row.solution is None
+        asked = ", ".join(words.strip() for words, _ in said)
+        assert row.query == f"point to {asked}" and row.solution is None
         orders.add(found == sorted(found))
     assert orders == {True, False}
 

@@ -33,8 +33,8 @@ OPENINGS = {"none": "", "short": "It is", "medium": "Looking for", "long": "Ther
 LIST_QUERY = "list every shape"
 """The query of the dense target of pre-training."""
 
-POINT_QUERY = "point to every shape"
-"""The query of the other dense target, whose boxes are looked up by description, as answers are."""
+POINT = "point to"
+"""First words of the query of the other dense target."""
 
 BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
@@ -72,20 +72,26 @@ def listing(graph: SceneGraph) -> str:
     return " ".join(listed(graph, _all_names(graph)))
 
 
-def pointing(graph: SceneGraph, rng: np.random.Generator) -> str:
-    """Objects in random order, each by one of the descriptions that fit it alone, with its box.
+def pointing(graph: SceneGraph, rng: np.random.Generator) -> tuple[str, str]:
+    """A query that describes the objects in random order, each by words that fit it alone, and the boxes asked for.
 
-    The order is random so that a box has to be looked up by its description, which is what answering a plain question
-    without a chain takes. Objects that look alike have no description of their own and are left out, unless all do.
+    What is said of an object is copied from the query, and its box has to be looked up by those words: the two things
+    that answering a plain question without a chain takes. Objects that look alike have no words of their own and are
+    left out; a scene of nothing else is listed.
+
+    Returns:
+        The query and the target.
     """
     offers = Descriptions(graph).single
-    said = []
+    asked, said = [], []
     for i in rng.permutation(len(graph.objects)).tolist():
-        item = graph.objects[i]
-        fitting = [description for description in offers if description.matches(item)]
+        fitting = [description for description in offers if description.matches(graph.objects[i])]
         if fitting:
-            said.append(f"{fitting[int(rng.integers(len(fitting)))].words} at {box_numbers(item)}.")
-    return " ".join(said) or listing(graph)
+            asked.append(fitting[int(rng.integers(len(fitting)))].words)
+            said.append(f"{asked[-1]} at {box_numbers(graph.objects[i])}.")
+    if not asked:
+        return LIST_QUERY, listing(graph)
+    return f"{POINT} {', '.join(asked)}", " ".join(said)
 
 
 def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:

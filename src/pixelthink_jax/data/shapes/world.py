@@ -12,7 +12,6 @@ from pixelthink_jax.data.shapes.asking import BY_LEVEL, HELD_OUT, Structure, pro
 from pixelthink_jax.data.shapes.chains import (
     BRIEF,
     LIST_QUERY,
-    POINT_QUERY,
     STYLES,
     chain,
     listing,
@@ -64,7 +63,7 @@ class ShapeReason:
         split: One of `SPLIT_SIZES`; `train` is effectively endless.
         seed: World seed. The splits of one seed never share a scene.
         task: `reason`; or a dense target of pre-training: `listing` names every object with its place, left
-            to right; `pointing` gives objects in random order, each by words that fit it alone, and its box.
+            to right; `pointing` asks for objects by words that fit them alone and gives their boxes.
         chain_style: Force the style of the reasoning chain; None draws it (`chains.STYLES`).
         level: Of the reason task, questions of that level only; None draws it.
         brief: Of the reason task, every row asks for brevity; else a share of the training rows without a forced style.
@@ -187,11 +186,13 @@ class ShapeReason:
     def _listing(self, index: int) -> Example:
         """What is where, and no question: so no solution, mask or difficulty."""
         graph = self.listed(index)
-        text = listing(graph) if self.task == "listing" else pointing(graph, self._rng(index, "text"))
+        query, text = LIST_QUERY, listing(graph)
+        if self.task == "pointing":
+            query, text = pointing(graph, self._rng(index, "text"))
         return Example(
             id=f"{self.split}-{self.seed}-{index}-{self.task}",
             image=render(graph.scene, self.render_size),
-            query=LIST_QUERY if self.task == "listing" else POINT_QUERY,
+            query=query,
             completion=text,
             metadata={"objects": len(graph.objects), "canvas": [graph.scene.width, graph.scene.height]},
         )
