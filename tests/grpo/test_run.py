@@ -71,8 +71,12 @@ def untimed(rows):
 
 def test_a_run_logs_every_step_and_leaves_a_policy_that_loads(config):
     seen = []
-    run = train(config, reward=vowels, callbacks=[lambda step, metrics, rows: seen.append((step, len(rows)))])
+    settings = replace(config, profile_steps=(2, 3))
+    run = train(
+        settings, reward=vowels, callbacks=[lambda step, metrics, rows: seen.append((step, len(rows)))]
+    )
     assert run.finished
+    assert list((Path(config.out) / "profile").rglob("*.xplane.pb"))
     assert seen == [(step, 6) for step in range(1, 5)]
     assert [row["step"] for row in run.history] == [1, 2, 3, 4]
     assert read_log(config.out) == run.history
@@ -200,6 +204,7 @@ def flat(completions, examples):
         ({"micro_batches": 3}, "must divide prompts_per_step"),
         ({"sampling": SamplingConfig(12, temperature=0.0)}, "temperature 0"),
         ({"reward": RewardConfig()}, "largest budget 256 exceeds sampling.max_new_tokens 12"),
+        ({"profile_steps": (3, 2)}, "profile_steps"),
         ({"data": EvalDataConfig(split="test")}, "only reports"),
         ({"data": EvalDataConfig(split="validation")}, "is the training data"),
     ],

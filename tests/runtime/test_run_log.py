@@ -1,8 +1,10 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.run_log import RunLog, read_log
 
 
@@ -48,3 +50,38 @@ def test_no_log_has_no_rows(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
     (tmp_path / "metrics.jsonl").write_text("")
     assert read_log(tmp_path) == []
+
+
+class FakeWandb:
+    """Weights & Biases as far as a log uses it."""
+
+    def __init__(self) -> None:
+        self.opened: dict[str, object] = {}
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.finished = False
+
+    def init(self, **settings: object) -> "FakeWandb":
+        self.opened = settings
+        return self
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        self.rows.append((step, metrics))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_metrics_go_to_weights_and_biases_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    log = RunLog(tmp_path / "run", wandb_project="pixels")
+    log.write(1, {"reward": 2.0})
+    log.close()
+    assert fake.opened["project"] == "pixels" and fake.opened["id"] == "run" and fake.finished
+    assert fake.rows == [(1, {"reward": 2.0})]
+
+
+def test_without_it_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"pip install 'pixelthink_jax\[wandb\]'"):
+        RunLog(tmp_path, wandb_project="pixels")

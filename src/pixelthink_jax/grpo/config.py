@@ -128,6 +128,8 @@ class TrainConfig:
         seed: Of data order and sampling.
         samples_every: Steps between the steps whose completions are logged as text.
         checkpoint_every: Steps between checkpoints.
+        profile_steps: First and last step of a trace for TensorBoard; None makes none.
+        wandb_project: Project on Weights & Biases that metrics go to as well; needs the extra `wandb`.
     """
 
     out: str
@@ -155,6 +157,8 @@ class TrainConfig:
     seed: int = 42
     samples_every: int = 10
     checkpoint_every: int = 50
+    profile_steps: tuple[int, int] | None = None
+    wandb_project: str | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -174,6 +178,10 @@ class TrainConfig:
         if self.sampling.temperature == 0:
             raise InputError(
                 "sampling: temperature 0 draws a group of equal completions; training needs it positive"
+            )
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise InputError(
+                f"profile_steps: got {list(self.profile_steps)}, expected [first, last] from 1 on"
             )
         self._check_budget()
         self._check_splits()

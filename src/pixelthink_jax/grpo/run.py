@@ -40,6 +40,7 @@ from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.meter import Metrics, Stopwatch
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
+from pixelthink_jax.runtime.profiling import Profiler
 from pixelthink_jax.runtime.run_log import JsonLines, RunLog
 from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.segmentation import load_policy, load_segmenter
@@ -117,7 +118,10 @@ def train(
         questions = stack.enter_context(
             closing(Questions(source, config, open_difficulty(config.difficulty), state=position))
         )
-        log = stack.enter_context(closing(RunLog(config.out, resume_step=done)))
+        log = stack.enter_context(
+            closing(RunLog(config.out, resume_step=done, wandb_project=config.wandb_project))
+        )
+        profiler = stack.enter_context(closing(Profiler(config.out, config.profile_steps)))
         rows = stack.enter_context(
             closing(JsonLines(Path(config.out) / "completions.jsonl", resume_step=done))
         )
@@ -125,7 +129,9 @@ def train(
         summaries, step = None, done
         while step < config.steps and not stopping.is_set():
             step += 1
+            profiler.before(step)
             state, metrics, table = _one_step(step, state, questions, parts, config)
+            profiler.after(step)
             if _due(step, config):
                 summaries = _evaluate(parts, state, config)
                 metrics |= _evaluation_metrics(summaries)
@@ -249,7 +255,16 @@ def _begin(
     return state, done, extra["questions"]
 
 
-_MAY_CHANGE = ("out", "steps", "evaluation", "samples_every", "checkpoint_every", "export_dtype")
+_MAY_CHANGE = (
+    "out",
+    "steps",
+    "evaluation",
+    "samples_every",
+    "checkpoint_every",
+    "export_dtype",
+    "profile_steps",
+    "wandb_project",
+)
 """Settings that a resumed run may change; any other would make it another run under the same name."""
 
 

@@ -1,9 +1,12 @@
 """One line of JSON a step, and the same numbers for TensorBoard."""
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pixelthink_jax.errors import InputError
 
 
 class JsonLines:
@@ -31,11 +34,17 @@ class JsonLines:
 
 
 class RunLog:
-    """Appends metrics to `folder/metrics.jsonl` and to TensorBoard event files in the same folder."""
+    """Appends metrics to `folder/metrics.jsonl`, to TensorBoard event files there, and to Weights & Biases if asked."""
 
-    def __init__(self, folder: str | Path, *, resume_step: int = 0):
-        """Opens the log; rows after `resume_step` are cut, so no step appears twice after a resume."""
+    def __init__(self, folder: str | Path, *, resume_step: int = 0, wandb_project: str | None = None):
+        """Opens the log; rows after `resume_step` are cut, so no step appears twice after a resume.
+
+        Raises:
+            InputError: A project is given and the package `wandb` is not installed.
+        """
         from tensorboardX import SummaryWriter
+
+        self._wandb = None if wandb_project is None else _open_wandb(wandb_project, Path(folder))
 
         self._lines = JsonLines(Path(folder) / "metrics.jsonl", resume_step=resume_step)
         self._board = SummaryWriter(str(folder), purge_step=resume_step + 1)
@@ -45,15 +54,30 @@ class RunLog:
         self._lines.write([{"step": step, **metrics}])
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(metrics, step=step)
 
     def rows(self) -> list[dict[str, float]]:
         """The metrics of every step so far."""
         return self._lines.rows()
 
     def close(self) -> None:
-        """Flushes and closes both logs."""
+        """Flushes and closes all of them."""
         self._lines.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _open_wandb(project: str, folder: Path) -> Any:
+    """The run of a folder, the same one after a resume."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError as error:
+        raise InputError(
+            "wandb_project: Weights & Biases is not installed; pip install 'pixelthink_jax[wandb]', or leave it out"
+        ) from error
+    return wandb.init(project=project, dir=str(folder), id=folder.name, name=folder.name, resume="allow")
 
 
 def read_log(folder: str | Path) -> list[dict[str, float]]:
