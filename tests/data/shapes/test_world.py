@@ -62,9 +62,9 @@ def test_every_question_has_one_answer_by_a_second_reading_of_its_words(rows):
 
 def test_places_in_chains_are_those_of_the_scene(rows):
     for asked, row in rows:
-        places = {f"{o.shape.phrase} at {place(o)}" for o in asked.graph.objects}
+        places = {f"at {place(o)} a {o.shape.phrase}" for o in asked.graph.objects}
         thought = row.completion.split("</think>")[0]
-        stated = re.findall(r"(?:small|large) \w+ \w+ at \d+ \d+ wide \d+", thought)
+        stated = re.findall(r"at \d+ \d+ wide \d+ a (?:small|large) \w+ \w+", thought)
         assert set(stated) <= places
         style = row.metadata["style"]
         if style == "long":
@@ -160,7 +160,7 @@ def test_listing_says_what_is_where_and_nothing_else():
     world = ShapeReason("train", task="listing", render_size=(32, 32))
     for i in range(12):
         row, graph = world[i], world.listed(i)
-        said = [f"a {item.shape.phrase} at {place(item)}." for item in graph.objects]
+        said = [f"at {place(item)} a {item.shape.phrase}." for item in graph.objects]
         assert re.split(r" ?(?:first|second|third|fourth|fifth|sixth|seventh) ", row.completion)[1:] == said
         assert row.query == "list every shape" and row.image.shape == (32, 32, 3)
         assert row.solution is None and row.mask is None and row.difficulty is None

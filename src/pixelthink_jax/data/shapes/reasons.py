@@ -45,10 +45,13 @@ def centre_numbers(item: SceneObject) -> str:
 
 
 def listed(graph: SceneGraph, names: Names) -> list[str]:
-    """One sentence per mentioned object: what it is, where, and how wide: all that later steps compare."""
+    """One sentence per mentioned object: where it is, how wide, and what: all that later steps compare.
+
+    Place before kind: finding the next object to the right is then one step, and reading off what is there another.
+    """
     items = [(name, graph.objects[i]) for i, name in names.items()]
     return [
-        f"{name} a {item.shape.phrase} at {centre_numbers(item)} wide {item.wide}." for name, item in items
+        f"{name} at {centre_numbers(item)} wide {item.wide} a {item.shape.phrase}." for name, item in items
     ]
 
 
