@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from pixelthink_jax.answers import parse_solution
 from pixelthink_jax.data.shapes import STYLES, ShapeReason
 from pixelthink_jax.data.sources import FirstExamples
+from pixelthink_jax.data.targets import completion_text
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
 from pixelthink_jax.evaluation.length_table import forced_length_table, headline, style_prefix
@@ -26,7 +28,12 @@ def place(image: np.ndarray) -> int:
 
 
 def truth(image: np.ndarray) -> str:
-    return SOURCE[place(image)].completion or ""
+    """The chain of the example and its solution to the last unit; its own answer is rounded to tens."""
+    example = SOURCE[place(image)]
+    thinking = (example.completion or "").partition("<think>")[2].partition("</think>")[0]
+    solution = parse_solution(example.solution or "")
+    box, points = ([int(v) for v in values] for values in (solution.box_xyxy, np.ravel(solution.points_xy)))
+    return completion_text(thinking, tuple(box), (tuple(points[:2]), tuple(points[2:])))
 
 
 def test_the_true_answers_score_full_marks():

@@ -21,6 +21,8 @@ class NewPolicyConfig:
         tokenizer_examples: How many training examples the vocabulary is counted on.
         number_digits: Most digits in one token; with more than one, the embeddings of numbers begin as smooth functions
             of their value (`numerals.py`).
+        previous_token_layer: Decoder block some of whose heads begin by looking at the tokens just before
+            (`positional_heads.py`); None leaves all heads to chance.
     """
 
     model: QwenVLConfig
@@ -30,6 +32,14 @@ class NewPolicyConfig:
     max_vocab: int = 1024
     tokenizer_examples: int = 2000
     number_digits: int = 1
+    previous_token_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        layer, layers = self.previous_token_layer, self.model.text.num_layers
+        if layer is not None and not 0 <= layer < layers - 1:
+            raise InputError(
+                f"new_policy: previous_token_layer {layer} of {layers} layers; expected 0 to {layers - 2}, below another"
+            )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pixelthink_jax.processing.vocabulary import QWEN2_VL_CHAT_TEMPLATE, build_t
 from pixelthink_jax.sft.config import NewPolicyConfig, SftConfig
 from pixelthink_jax.sft.data import open_data
 from pixelthink_jax.sft.numerals import numerals, smooth_numerals
+from pixelthink_jax.sft.positional_heads import with_previous_token_heads
 
 
 def new_policy(config: SftConfig, *, tokenizer_folder: Path | None = None) -> Policy:
@@ -43,6 +44,8 @@ def new_policy(config: SftConfig, *, tokenizer_folder: Path | None = None) -> Po
             std=model.initializer_range,
             seed=config.seed,
         )
+    if settings.previous_token_layer is not None:
+        params = with_previous_token_heads(params, model, layer=settings.previous_token_layer)
     return Policy(config=model, params=params, loaded_processor=processor)
 
 
