@@ -172,7 +172,7 @@ class Contestant:
             tokens=rollout.tokens,
             lengths=rollout.lengths,
             sampler_logprobs=rollout.logprobs,
-            rewards=_made_up_rewards(rollout.lengths.shape),
+            rewards=_made_up_rewards(*self._keys.shape),
             banned=self._rules.banned,
         )
         self._state, metrics = self._update(self._state, self._reference, batch)
@@ -214,9 +214,9 @@ def _prompts(model: QwenVLConfig, prompts: int, copies: int, image_side: int) ->
     return jax.device_put(arrays)
 
 
-def _made_up_rewards(shape: tuple[int, int]) -> RewardInputs:
+def _made_up_rewards(b: int, g: int) -> RewardInputs:
     """Rewards that differ, from no answers at all."""
-    b, g = shape
+    shape = (b, g)
     nothing = AnswerArrays(
         thinking_format=np.zeros(shape, np.float32),
         answer_format=np.zeros(shape, np.float32),

@@ -79,7 +79,7 @@ def _attend_one_by_one(
 
     def row(parts: tuple) -> Float[Array, "h t c"]:
         of_row = parts[3] if len(parts) == 4 else None
-        return jax.lax.map(lambda head: _attend_heads(*head, of_row), parts[:3])
+        return jax.lax.map(lambda head: _attend_heads(head[0], head[1], head[2], of_row), parts[:3])
 
     shared = () if bias is None else (jnp.broadcast_to(bias, (q.shape[0], *bias.shape[1:]))[:, None],)
     return jax.lax.map(row, (q, k, v, *shared))

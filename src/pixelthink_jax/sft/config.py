@@ -38,7 +38,7 @@ class NewPolicyConfig:
         layer, layers = self.previous_token_layer, self.model.text.num_layers
         if layer is not None and not 0 <= layer < layers - 1:
             raise InputError(
-                f"new_policy: previous_token_layer {layer} of {layers} layers; expected 0 to {layers - 2}, below another"
+                f"new_policy: previous_token_layer {layer} of {layers} layers; expected at most {layers - 2}"
             )
 
 
