@@ -3,8 +3,7 @@
 Normalisations, rotations and softmax are left out, as everywhere where utilisation is quoted. XLA's own count agrees
 on an unrolled model (`tests/rl/test_flops.py`); inside a scan it counts one layer only, so a formula is needed.
 
-Source: `performance.md`-style accounting of the shared prefix: a prompt and its image once a group, every completion
-once, attention by (query, visible key) pairs.
+A prompt and its image count once a group, every completion once, attention by (query, visible key) pairs.
 """
 
 from collections.abc import Sequence
