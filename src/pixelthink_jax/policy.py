@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
-from pixelthink_jax.models.qwen_vl import QwenVLConfig
+from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.processing.images import ImageSource
 from pixelthink_jax.processing.processor import Processor, Prompt
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
@@ -234,11 +234,27 @@ class Policy:
     def export(self, path: str | Path, *, dtype: str | None = None) -> None:
         """Writes a Hugging Face folder that transformers and vLLM load, with `pixelthink.json` beside it all.
 
+        An adapter is merged into the weights it belongs to.
+
         Args:
             path: The folder; written beside and then renamed, so that a kill leaves no half of it.
             dtype: Dtype of the stored tensors; None keeps that of the parameters.
         """
-        qwen_vl.write_folder(path, self.params, self.config, dtype=dtype, extra=self._save_processor)
+        params = qwen_vl.merge_lora(self.params)
+        qwen_vl.write_folder(path, params, self.config, dtype=dtype, extra=self._save_processor)
+
+    def export_adapter(self, path: str | Path, lora: LoraConfig) -> None:
+        """Writes the adapter alone, as a folder that PEFT loads."""
+        qwen_vl.write_adapter(path, self.params, lora, base=str(self.folder or ""))
+
+    def with_adapter(self, path: str | Path) -> "Policy":
+        """The policy with the adapter of a PEFT folder merged into it.
+
+        Raises:
+            InputError: The folder is no adapter, or another model's.
+        """
+        params, _ = qwen_vl.read_adapter(path, self.params, self.config.text)
+        return self.with_params(qwen_vl.merge_lora(params))
 
     def _save_processor(self, path: Path) -> None:
         """A policy loaded from bare tensors has no processor, and is exported without one."""

@@ -155,3 +155,12 @@ def gradient_difference(ours: Any, reference: Any) -> float:
     """Largest relative difference in norm over the leaves of two gradient trees."""
     norms = jax.tree.map(lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), ours, reference)
     return max(jax.tree.leaves(norms))
+
+
+def noisy_adapter(params: Any, lora: qwen_vl.LoraConfig, config: QwenVLConfig = SMALL) -> Any:
+    """The parameters with an adapter none of whose numbers is zero."""
+    adapted = qwen_vl.add_lora(params, lora, config.text, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    noise = lambda leaf: jax.numpy.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)  # noqa: E731
+    trained, frozen = qwen_vl.split_params(adapted, "/lora_a", "/lora_b")
+    return qwen_vl.whole_params(jax.tree.map(noise, trained), frozen)

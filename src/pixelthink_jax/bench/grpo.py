@@ -26,7 +26,7 @@ from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig
 from pixelthink_jax.rl.sampling import row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
 from pixelthink_jax.rl.token_rules import token_rules
-from pixelthink_jax.runtime.train_state import TrainState
+from pixelthink_jax.runtime.train_state import begin
 
 MODEL = QwenVLConfig(
     text=TextConfig(8000, 256, 704, num_layers=4, num_heads=4, num_kv_heads=2, mrope_section=(8, 12, 12)),
@@ -146,7 +146,7 @@ class Contestant:
         self._update = make_step(config, model, self._image_config, optimizer)
         self._reference = params
         own = jax.tree.map(jnp.copy, params)
-        self._state = TrainState(own, optimizer.init(own), jnp.zeros((), jnp.int32))
+        self._state = begin(own, optimizer)
         self._decode_params = jax.jit(qwen_vl.unstack_layers)
         self._rolled_out = self.rollout()
 
@@ -175,7 +175,7 @@ class Contestant:
             rewards=_made_up_rewards(*self._keys.shape),
             banned=self._rules.banned,
         )
-        self._state, metrics = self._update(self._state, self._reference, batch)
+        self._state, metrics = self._update(self._state, {}, self._reference, batch)
         jax.block_until_ready((self._state, metrics))
 
     def step(self) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardConfig
@@ -118,10 +119,12 @@ class TrainConfig:
         group_size: Completions of each.
         micro_batches: Parts the questions of a step are cut into, to save memory.
         freeze_vision: Leave the vision tower as it is.
+        lora: Train only an adapter of the text blocks, which `out/adapter` then holds as a PEFT folder; `out/policy`
+            has it merged. The model without it is the reference. None trains the parameters themselves.
         remat: Recompute blocks in the backward pass.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
-        dtype: Dtype of the parameters.
-        compute_dtype: Dtype of rollout and update; None takes `dtype`.
+        dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is
+            (`runtime.halves`).
         export_dtype: Dtype of the exported policy.
         evaluation: The periodic evaluation.
         instruction: Sentence added to every prompt; None adds none.
@@ -147,10 +150,10 @@ class TrainConfig:
     group_size: int = 8
     micro_batches: int = 1
     freeze_vision: bool = False
+    lora: LoraConfig | None = None
     remat: Remat = "none"
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
-    compute_dtype: Literal["float32", "bfloat16"] | None = None
     export_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
     instruction: str | None = None
@@ -215,6 +218,11 @@ class TrainConfig:
             )
 
     @property
+    def trains_vision(self) -> bool:
+        """Whether the vision tower changes."""
+        return not self.freeze_vision and self.lora is None
+
+    @property
     def step_config(self) -> StepConfig:
         """The part that the jitted update is made from."""
         return StepConfig(
@@ -222,7 +230,7 @@ class TrainConfig:
             loss=self.loss,
             micro_batches=self.micro_batches,
             temperature=self.sampling.temperature,
-            freeze_vision=self.freeze_vision,
+            freeze_vision=not self.trains_vision,
             remat=self.remat,
             unroll=self.unroll,
         )

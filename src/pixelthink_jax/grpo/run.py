@@ -31,6 +31,7 @@ from pixelthink_jax.grpo.difficulty import open_difficulty
 from pixelthink_jax.grpo.questions import Questions
 from pixelthink_jax.grpo.sampler import Sampler
 from pixelthink_jax.grpo.scoring import Scored, Scorer, completion_rows, level_metrics
+from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.flops import GroupShape, update_flops
@@ -42,7 +43,7 @@ from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
 from pixelthink_jax.runtime.profiling import Profiler
 from pixelthink_jax.runtime.run_log import JsonLines, RunLog
-from pixelthink_jax.runtime.train_state import TrainState
+from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.segmentation import load_policy, load_segmenter
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Example
@@ -77,6 +78,8 @@ class _Parts:
     """What the loop works with; everything that is opened once."""
 
     policy: Policy
+    begun: Any
+    frozen: Any
     reference: Any
     segmenter: Segmenter | None
     sampler: Sampler
@@ -84,6 +87,10 @@ class _Parts:
     update: Any
     held_out: ExampleSource | None
     seconds: Stopwatch = field(default_factory=Stopwatch)
+
+    def policy_at(self, state: TrainState) -> Policy:
+        """The policy as trained so far."""
+        return self.policy.with_params(qwen_vl.whole_params(state.params, self.frozen))
 
 
 def train(
@@ -142,9 +149,10 @@ def train(
             extra = {"questions": questions.state(), "config": to_tree(config)}
             checkpoints.save(step, state, extra, force=step == config.steps or stopping.is_set())
         history = log.rows()
-    policy = parts.policy.with_params(state.params)
-    folder = Path(config.out) / "policy"
+    policy, folder = parts.policy_at(state), Path(config.out) / "policy"
     policy.export(folder, dtype=config.export_dtype)
+    if config.lora is not None:
+        policy.export_adapter(Path(config.out) / "adapter", config.lora)
     write_card(folder, config, history, summaries)
     return Run(policy, history, summaries, finished=step == config.steps)
 
@@ -164,7 +172,7 @@ def _one_step(
     arrays = parts.policy.prompt_arrays(prompts)
     seconds.lap("host")
     with out_of_memory("rollout", _REMEDIES):
-        rollout = parts.sampler(state.params, arrays, step=step)
+        rollout = parts.sampler(qwen_vl.whole_params(state.params, parts.frozen), arrays, step=step)
         host = jax.device_get(rollout)
     seconds.lap("rollout")
     scored = parts.scorer(step, host, prompts, examples)
@@ -180,7 +188,7 @@ def _one_step(
     )
     seconds.lap("host")
     with out_of_memory("update", _REMEDIES):
-        state, found = parts.update(state, parts.reference, batch)
+        state, found = parts.update(state, parts.frozen, parts.reference, batch)
         found = jax.device_get(found)
     seconds.lap("update")
     metrics = {name: float(value) for name, value in found.items()}
@@ -204,7 +212,7 @@ def _update_flops(
         for prompt, lengths in zip(prompts, np.asarray(rollout.lengths).tolist(), strict=True)
     ]
     return update_flops(
-        parts.policy.config, groups, reference=config.loss.kl_coef > 0, freeze_vision=config.freeze_vision
+        parts.policy.config, groups, reference=config.loss.kl_coef > 0, freeze_vision=not config.trains_vision
     )
 
 
@@ -219,21 +227,28 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
     rewards = load_custom_rewards(config.custom_rewards, processor=policy.processor, segmenter=segmenter)
     if reward is not None:
         rewards.append(CustomReward(getattr(reward, "__name__", "reward"), reward))
-    compute = jnp.dtype(config.compute_dtype or config.dtype)
     update = make_step(
         config.step_config,
         policy.config,
         policy.processor.image_config,
         make_optimizer(config.optim, config.steps),
-        dtype=compute,
+        dtype=jnp.dtype(config.dtype),
     )
-    needs_reference = config.loss.kl_coef > 0
+    trained, frozen = qwen_vl.trained_and_frozen(
+        policy.params,
+        policy.config,
+        freeze_vision=config.freeze_vision,
+        lora=config.lora,
+        key=jax.random.key(config.seed),
+    )
     return _Parts(
         policy=policy,
-        reference=jax.tree.map(jnp.copy, policy.params) if needs_reference else None,
+        begun=trained,
+        frozen=frozen,
+        reference=policy.params if config.loss.kl_coef > 0 else None,
         segmenter=segmenter,
         sampler=Sampler(
-            policy, config.sampling, group_size=config.group_size, seed=config.seed, dtype=compute
+            policy, config.sampling, group_size=config.group_size, seed=config.seed, dtype=config.dtype
         ),
         scorer=Scorer(config, policy.processor, open_difficulty(config.difficulty), rewards),
         update=update,
@@ -246,8 +261,8 @@ def _begin(
 ) -> tuple[TrainState, int, dict[str, Any] | None]:
     """The state to begin with, the steps already made, and where the questions stand."""
     optimizer = make_optimizer(config.optim, config.steps)
-    params = jax.tree.map(jnp.copy, parts.policy.params)
-    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    # A copy, as the state is donated at each update: the policy that was loaded stays, and is the reference.
+    state = begin(jax.tree.map(jnp.copy, parts.begun), optimizer)
     if checkpoints.latest_step() is None:
         return state, 0, None
     done, state, extra = checkpoints.restore(state)
@@ -286,7 +301,7 @@ def _due(step: int, config: TrainConfig) -> bool:
 def _evaluate(parts: _Parts, state: TrainState, config: TrainConfig) -> dict[str, LevelSummary]:
     assert parts.held_out is not None
     rows = evaluate_policy(
-        parts.policy.with_params(state.params),
+        parts.policy_at(state),
         parts.held_out,
         segmenter=parts.segmenter,
         generation=config.evaluation.generation,

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+LORA_LEAVES = ("lora_a", "lora_b", "lora_scale")
+"""Leaves that an adapted `Linear` has beside its kernel; see `qwen_vl.lora`."""
+
 # Positions, masks and token ids come from the host as often as from the device.
 AnyArray = Array | np.ndarray
 
@@ -51,9 +54,12 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes d"]) -> Float[Array, "*axes f"]:
-        """Returns `x @ kernel + bias` in the dtype of `x`."""
+        """Returns `x @ kernel + bias` in the dtype of `x`, and what an adapter adds where the parameters hold one."""
         kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x.shape[-1], self.features))
         y = matmul_last(x, kernel.astype(x.dtype))
+        if self.has_variable("params", LORA_LEAVES[0]):
+            a, b, scale = (self.get_variable("params", name).astype(x.dtype) for name in LORA_LEAVES)
+            y = y + matmul_last(matmul_last(x, a) * scale, b)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

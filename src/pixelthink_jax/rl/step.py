@@ -22,6 +22,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
@@ -35,7 +36,7 @@ from pixelthink_jax.rl.rollout import PromptArrays, encode_prompt_images
 from pixelthink_jax.runtime.train_state import TrainState, updated
 
 Metrics = dict[str, Array]
-Step = Callable[[TrainState, Any, "StepBatch"], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Any, Any, "StepBatch"], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class StepConfig:
         loss: What is minimised.
         micro_batches: Parts the prompts of a step are cut into, one after another, to save memory.
         temperature: Of the sampling.
-        freeze_vision: Leave the vision tower as it is: its images are encoded once for policy and reference.
+        freeze_vision: The vision tower is not among what is trained: images are encoded once for policy and reference.
         remat: Recompute blocks in the backward pass to save memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
     """
@@ -113,7 +114,7 @@ def make_step(
     *,
     dtype: Any = None,
 ) -> Step:
-    """Builds `step(state, reference, batch) -> (state, metrics)`, jitted with the state donated.
+    """Builds `step(state, frozen, reference, batch) -> (state, metrics)`, jitted with the state donated.
 
     Args:
         config: The update.
@@ -123,27 +124,29 @@ def make_step(
         dtype: Dtype to compute in; None takes that of the parameters.
 
     Returns:
-        The step. `reference` holds the parameters of the reference policy, and None where `loss.kl_coef` is 0.
+        The step. `frozen` holds the parameters that are not trained (`qwen_vl.trained`), `reference` all those of the
+        reference policy, which may share leaves with `frozen`; it is None where `loss.kl_coef` is 0.
     """
     loss_of = partial(_loss, config=config, model=model, image_config=image_config, dtype=dtype)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, reference: Any, batch: StepBatch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: Any, reference: Any, batch: StepBatch) -> tuple[TrainState, Metrics]:
         rewards = group_rewards(batch.rewards, config.reward)
         advantages = group_advantages(rewards["reward"], standardised=config.loss.shape.standardised)
         parts = _parts(batch, advantages, config)
-        grads, sums = _summed_gradients(loss_of, state.params, reference, parts, batch)
+        fixed = partial(loss_of, frozen, reference)
+        grads, sums = _summed_gradients(fixed, state.params, parts, batch)
         metrics = {**sums, **_reward_metrics(rewards, advantages, batch)}
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        frozen = ("vision",) if config.freeze_vision else ()
-        return updated(state, grads, optimizer, frozen=frozen), metrics
+        return updated(state, grads, optimizer), metrics
 
     return step
 
 
 def _loss(
-    params: Any,
+    frozen: Any,
     reference: Any,
+    trained: Any,
     part: _Part,
     layout: VisionLayout,
     banned: Bool[Array, " v"],
@@ -154,6 +157,7 @@ def _loss(
     dtype: Any,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The share of some groups in the loss of the batch, and in its metrics."""
+    params = qwen_vl.whole_params(trained, frozen)
     run = {"dtype": dtype, "remat": config.remat, "unroll": config.unroll}
     prompts = PromptArrays(
         input_ids=part.input_ids,
@@ -179,8 +183,6 @@ def _loss(
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), found)
 
     images = encode_prompt_images(params, prompts, model, image_config, **run)
-    if config.freeze_vision:
-        images = jax.lax.stop_gradient(images)
     reference_logprobs = None
     if config.loss.kl_coef > 0:
         seen = images
@@ -231,20 +233,17 @@ def _parts(batch: StepBatch, advantages: Float[Array, "b g"], config: StepConfig
     return jax.tree.map(lambda x: x.reshape(config.micro_batches, -1, *x.shape[1:]), whole)
 
 
-def _summed_gradients(
-    loss_of: Any, params: Any, reference: Any, parts: _Part, batch: StepBatch
-) -> tuple[Any, Metrics]:
-    """Gradient and metrics summed over the micro-batches, one at a time."""
-    layout = batch.layout
-    grad = jax.grad(lambda params, part: loss_of(params, reference, part, layout, batch.banned), has_aux=True)
+def _summed_gradients(loss_of: Any, trained: Any, parts: _Part, batch: StepBatch) -> tuple[Any, Metrics]:
+    """Gradient and metrics summed over the micro-batches, one at a time, in float32."""
+    grad = jax.grad(lambda trained, part: loss_of(trained, part, batch.layout, batch.banned), has_aux=True)
     first = jax.tree.map(lambda x: x[0], parts)
     if parts.tokens.shape[0] == 1:
-        return grad(params, first)
+        return grad(trained, first)
 
     def add(total: Any, part: _Part) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, grad(params, part)), None
+        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, grad(trained, part)), None
 
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(grad, trained, first))
     return jax.lax.scan(add, nothing, parts)[0]
 
 

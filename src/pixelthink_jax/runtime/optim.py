@@ -24,6 +24,8 @@ class OptimConfig:
         stable_fraction: Share of the steps after the warm-up that keep the peak rate before the decay begins.
         beta1: First-moment decay of AdamW.
         beta2: Second-moment decay of AdamW.
+        first_moment_dtype: Dtype AdamW keeps the first moment in; `bfloat16` saves two bytes a parameter and makes an
+            update about 3e-5 relative less exact at a rate of 1e-6. The second moment would stall in it.
         weight_decay: Decoupled decay, on every parameter.
         clip_norm: Global gradient norm above which the gradient is scaled down.
     """
@@ -37,6 +39,7 @@ class OptimConfig:
     stable_fraction: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
 
@@ -82,7 +85,13 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     """The gradient transformation of a run of `steps` steps, clipping included."""
     rate = schedule(config, config.learning_rate, steps)
     if config.kind == "adamw":
-        update = optax.adamw(rate, config.beta1, config.beta2, weight_decay=config.weight_decay)
+        update = optax.adamw(
+            rate,
+            config.beta1,
+            config.beta2,
+            weight_decay=config.weight_decay,
+            mu_dtype=config.first_moment_dtype,
+        )
     else:
         update = optax.contrib.muon(
             schedule(config, config.muon_learning_rate, steps),

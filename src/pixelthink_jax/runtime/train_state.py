@@ -1,11 +1,13 @@
 """What a training step replaces and a checkpoint keeps."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from pixelthink_jax.runtime.halves import join_halves, split_halves
 
 
 @jax.tree_util.register_dataclass
@@ -14,30 +16,53 @@ class TrainState:
     """What an update replaces.
 
     Attributes:
-        params: The parameters.
-        opt_state: The optimizer's state.
+        params: The parameters that are trained.
+        opt_state: The optimizer's state, float32 whatever the parameters are.
         step: int32 scalar, updates made; a checkpoint is read by way of shapes in its place.
+        low: Of bfloat16 parameters, the halves that make them float32 (`runtime.halves`); else None.
     """
 
     params: Any
     opt_state: Any
     step: Any
+    low: Any = None
 
 
-def updated(
-    state: TrainState, grads: Any, optimizer: optax.GradientTransformation, *, frozen: tuple[str, ...] = ()
-) -> TrainState:
-    """The state after one update.
+def begin(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update.
+
+    Args:
+        params: The parameters that are trained, all float32 or all bfloat16; they are donated to the first update.
+        optimizer: Gradient transformation.
+    """
+    low = None
+    if all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params)):
+        low = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.int16), params)
+    start = TrainState(params, None, jnp.zeros((), jnp.int32), low)
+    opt_state = jax.jit(lambda state: optimizer.init(_master(state)))(start)
+    return TrainState(params, opt_state, start.step, low)
+
+
+def updated(state: TrainState, grads: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state after one update, which is made in float32.
 
     Args:
         state: Before it.
-        grads: Shaped as the parameters.
+        grads: Shaped as the parameters, in any dtype.
         optimizer: Gradient transformation.
-        frozen: Top-level parts of the parameters that stay as they are; weight decay would move them even where they
-            have no gradient.
     """
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    moved = cast(dict[str, Any], updates)
-    still = {name: jax.tree.map(jnp.zeros_like, moved[name]) for name in frozen}
-    params = optax.apply_updates(state.params, {**moved, **still} if frozen else updates)
-    return TrainState(params, opt_state, state.step + 1)
+    master = _master(state)
+    wide = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, master)
+    updates, opt_state = optimizer.update(wide, state.opt_state, master)
+    params: Any = optax.apply_updates(master, updates)
+    if state.low is None:
+        return TrainState(params, opt_state, state.step + 1)
+    leaves, shape = jax.tree.flatten(params)
+    halves = [split_halves(leaf) for leaf in leaves]
+    high, low = (shape.unflatten(column) for column in zip(*halves, strict=True))
+    return TrainState(high, opt_state, state.step + 1, low)
+
+
+def _master(state: TrainState) -> Any:
+    """The parameters in full precision."""
+    return state.params if state.low is None else jax.tree.map(join_halves, state.params, state.low)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.models.qwen_vl import QwenVLConfig
+from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.runtime.optim import OptimConfig
 
 
@@ -119,9 +119,11 @@ class SftConfig:
         length_buckets: Row lengths that are compiled; a row takes the smallest that holds it.
         chunk_rows: Rows that are sorted by length together.
         freeze_vision: Leave the vision tower as it is.
+        lora: Train only an adapter of the text blocks, which `out/adapter` then holds as a PEFT folder; `out/policy`
+            has it merged. None trains the parameters themselves.
         remat: Recompute blocks in the backward pass to save memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
-        dtype: Dtype of the parameters.
+        dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is.
         export_dtype: Dtype of the exported policy.
         seed: Of initialisation and data order.
         log_every: Steps between log rows.
@@ -138,6 +140,7 @@ class SftConfig:
     length_buckets: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     chunk_rows: int = 1024
     freeze_vision: bool = False
+    lora: LoraConfig | None = None
     remat: Literal["none", "full"] = "none"
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.config import to_tree
@@ -20,7 +19,7 @@ from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.run_log import RunLog
-from pixelthink_jax.runtime.train_state import TrainState
+from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
 from pixelthink_jax.sft.config import DataConfig, SftConfig
 from pixelthink_jax.sft.data import open_data
@@ -43,23 +42,38 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being
             finite.
     """
+    out = Path(config.out)
     if config.policy:
         policy = Policy.from_pretrained(config.policy, dtype=config.dtype)
     else:
-        policy = new_policy(config, tokenizer_folder=Path(config.out) / "tokenizer")
+        policy = new_policy(config, tokenizer_folder=out / "tokenizer")
+    begun, frozen = qwen_vl.trained_and_frozen(
+        policy.params,
+        policy.config,
+        freeze_vision=config.freeze_vision,
+        lora=config.lora,
+        key=jax.random.key(config.seed),
+    )
     with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
-        state = _train(policy, config, checkpoints, on_log)
-    trained = policy.with_params(state.params)
-    trained.export(Path(config.out) / "policy", dtype=config.export_dtype)
+        state = _train(policy, begun, frozen, config, checkpoints, on_log)
+    trained = policy.with_params(qwen_vl.whole_params(state.params, frozen))
+    trained.export(out / "policy", dtype=config.export_dtype)
+    if config.lora is not None:
+        trained.export_adapter(out / "adapter", config.lora)
     return trained
 
 
 def _train(
-    policy: Policy, config: SftConfig, checkpoints: Checkpoints, on_log: Callable[[int, Metrics], None] | None
+    policy: Policy,
+    begun: Any,
+    frozen: Any,
+    config: SftConfig,
+    checkpoints: Checkpoints,
+    on_log: Callable[[int, Metrics], None] | None,
 ) -> TrainState:
     """The loop of `run_sft`."""
     optimizer = make_optimizer(config.optim, config.steps)
-    state = TrainState(policy.params, optimizer.init(policy.params), jnp.zeros((), jnp.int32))
+    state = begin(begun, optimizer)
     done, start = 0, None
     if checkpoints.latest_step() is not None:
         done, state, extra = checkpoints.restore(state)
@@ -70,12 +84,11 @@ def _train(
         optimizer,
         remat=config.remat,
         unroll=config.unroll,
-        freeze_vision=config.freeze_vision,
     )
     meter = Meter(config.log_every, last=config.steps)
     with closing(RunLog(config.out, resume_step=done)) as log:
         for step, stage, batch, position in stage_batches(config, policy.processor, done, start):
-            state, metrics = train_step(state, to_device(batch, policy))
+            state, metrics = train_step(state, frozen, to_device(batch, policy))
             row = meter.update(step, metrics)
             if row:
                 if not np.isfinite(row["loss"]):

@@ -60,19 +60,20 @@ def make_train_step(
     *,
     remat: Remat = "none",
     unroll: bool = False,
-    freeze_vision: bool = False,
 ) -> Any:
-    """Builds `step(state, batch) -> (state, metrics)`, jitted with the state donated."""
+    """Builds `step(state, frozen, batch) -> (state, metrics)`, jitted with the state donated.
+
+    `frozen` holds the parameters that are not trained (`qwen_vl.trained`).
+    """
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
-        def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-            if freeze_vision:
-                params = {**params, "vision": jax.lax.stop_gradient(params["vision"])}
+    def step(state: TrainState, frozen: Any, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
+        def loss(trained: Any) -> tuple[Array, dict[str, Array]]:
+            params = qwen_vl.whole_params(trained, frozen)
             return supervised_loss(params, batch, config, image_config, remat=remat, unroll=unroll)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return updated(state, grads, optimizer, frozen=("vision",) if freeze_vision else ()), metrics
+        return updated(state, grads, optimizer), metrics
 
     return step

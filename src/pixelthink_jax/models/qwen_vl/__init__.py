@@ -1,5 +1,6 @@
 """Qwen2.5-VL: the vision-language policy. Start at `model`; `cache` generates; `vision` sees."""
 
+from pixelthink_jax.models.qwen_vl.adapter_folder import read_adapter, read_adapter_config, write_adapter
 from pixelthink_jax.models.qwen_vl.cache import (
     PrefixCache,
     SuffixCache,
@@ -12,19 +13,23 @@ from pixelthink_jax.models.qwen_vl.cache import (
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.models.qwen_vl.folder import read_folder, read_model_config, write_folder
 from pixelthink_jax.models.qwen_vl.init import init_params
+from pixelthink_jax.models.qwen_vl.lora import LoraConfig, add_lora, merge_lora, without_lora
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, logits
 from pixelthink_jax.models.qwen_vl.rope import position_ids
 from pixelthink_jax.models.qwen_vl.sharding import sharding_for
+from pixelthink_jax.models.qwen_vl.trained import split_params, trained_and_frozen, whole_params
 from pixelthink_jax.models.qwen_vl.vision import encode_images
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout, vision_layout
 
 __all__ = [
+    "LoraConfig",
     "PrefixCache",
     "QwenVLConfig",
     "SuffixCache",
     "TextConfig",
     "VisionConfig",
     "VisionLayout",
+    "add_lora",
     "decode_step",
     "embed_prompt",
     "encode_images",
@@ -32,13 +37,21 @@ __all__ = [
     "init_params",
     "init_suffix_cache",
     "logits",
+    "merge_lora",
     "position_ids",
     "prefill",
+    "read_adapter",
+    "read_adapter_config",
     "read_folder",
     "read_model_config",
     "sharding_for",
+    "split_params",
     "suffix_forward",
+    "trained_and_frozen",
     "unstack_layers",
     "vision_layout",
+    "whole_params",
+    "without_lora",
+    "write_adapter",
     "write_folder",
 ]

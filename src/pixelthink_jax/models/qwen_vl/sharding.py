@@ -15,6 +15,10 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"text/(embed|lm_head)$", ("tensor", "fsdp")),
     (r"(q_proj|k_proj|v_proj|qkv|gate_proj|up_proj|fc1|gate|up)/kernel$", ("fsdp", "tensor")),
     (r"(o_proj|proj|down_proj|fc2|down)/kernel$", ("tensor", "fsdp")),
+    (r"(q_proj|k_proj|v_proj|gate_proj|up_proj)/lora_a$", ("fsdp", None)),
+    (r"(q_proj|k_proj|v_proj|gate_proj|up_proj)/lora_b$", (None, "tensor")),
+    (r"(o_proj|down_proj)/lora_a$", ("tensor", None)),
+    (r"(o_proj|down_proj)/lora_b$", (None, "fsdp")),
 )
 
 
