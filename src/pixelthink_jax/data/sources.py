@@ -36,13 +36,13 @@ def open_source(
         name: `shapereason` (rendered on demand), `array_record` (a folder of `pixelthink prepare`), or
             `jsonl`.
         split: Split of the dataset; `jsonl` has none.
-        task: Of `shapereason`: `reason` or `listing`.
+        task: Of `shapereason`, one of `shapes.world.TASKS`.
         path: Folder or file; `shapereason` has none.
         examples: Keep only that many, from the start.
         chain_style: Of `shapereason` with `reason`: the style of every chain; None draws it.
         level: Of `shapereason` with `reason`: questions of that level only.
         brief: Of `shapereason` with `reason`: every row asks for brevity.
-        most_objects: Of `shapereason` with `listing`: scenes of at most that many objects.
+        most_objects: Of `shapereason` but with `reason`: scenes of at most that many objects.
         render_size: `(width, height)` at which `shapereason` draws its pictures; None draws canvas size.
 
     Raises:

@@ -41,6 +41,7 @@ td small { display: block; white-space: nowrap; }
 .track i { position: absolute; inset: 0 auto 0 0; background: var(--bar); border-radius: .2rem; }
 .track u { position: absolute; top: 40%; bottom: 40%; background: var(--whisker); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+figure svg { width: 100%; display: block; }
 figure { margin: 0; background: var(--card); border-radius: .6rem; padding: .8rem; }
 figure.large { grid-column: 1 / -1; }
 figure img { width: 100%; border-radius: .3rem; display: block; }
@@ -60,13 +61,15 @@ def tag(element: str, /, *children: object, **attributes: object) -> Html:
     Args:
         element: Its name.
         children: Texts, numbers, or elements.
-        attributes: By name; `kind` stands for `class`. None leaves one out.
+        attributes: By name, a line below for a hyphen; `kind` stands for `class`. None leaves one out.
 
     >>> tag("p", "a < b", tag("b", "!"), kind="note")
     '<p class="note">a &lt; b<b>!</b></p>'
     """
     shown = {
-        ("class" if key == "kind" else key): value for key, value in attributes.items() if value is not None
+        ("class" if key == "kind" else key.replace("_", "-")): value
+        for key, value in attributes.items()
+        if value is not None
     }
     opening = "".join(f' {key}="{_escape(value)}"' for key, value in shown.items())
     if element in _VOID:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from pixelthink_jax.evaluation.comparison import Change
 from pixelthink_jax.evaluation.html import Html, image, join, table, tag
 from pixelthink_jax.evaluation.metrics import mask_iou
 from pixelthink_jax.evaluation.scoring import Row
@@ -74,6 +75,38 @@ def bars(summaries: dict[str, LevelSummary], measure: str, *, limit: float | Non
     found = {level: estimate for level, estimate in found.items() if estimate is not None}
     end = limit or max((estimate.high for estimate in found.values()), default=0) or 1.0
     return table(["level", "", ""], [[level, _bar(e, end), _value(e, share)] for level, e in found.items()])
+
+
+_CHANGES = (
+    ("giou", "gIoU"),
+    ("ciou", "cIoU"),
+    ("valid", "valid answers"),
+    ("box_accuracy", "box IoU > 0.5"),
+    ("tokens", "tokens of thought"),
+    ("words", "words of thought"),
+)
+
+
+def change_table(changes: Mapping[str, Mapping[str, Change]]) -> Html:
+    """What changed by level: before and after, and below them the change with its paired 95 % interval."""
+    rows = []
+    for level, found in changes.items():
+        n = next(iter(found.values())).n
+        rows.append([level, n, *(_change_cell(found.get(name)) for name, _ in _CHANGES)])
+    return table(["level", "n", *(heading for _, heading in _CHANGES)], rows)
+
+
+def _change_cell(change: Change | None) -> object:
+    if change is None:
+        return "-"
+    estimate, factor, unit = change.difference, 100, " points"
+    if change.relative is not None:
+        estimate, unit = change.relative, " %"
+        shown = f"{change.before:.0f} to {change.after:.0f}"
+    else:
+        shown = f"{100 * change.before:.1f} to {100 * change.after:.1f} %"
+    low, high = (f"{factor * bound:+.1f}" for bound in (estimate.low, estimate.high))
+    return join([shown, tag("small", f"{factor * estimate.value:+.1f}{unit} ({low} to {high})")])
 
 
 def failure_table(rows: Sequence[Row]) -> Html:

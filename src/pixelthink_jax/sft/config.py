@@ -50,12 +50,13 @@ class DataConfig:
         name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl`
             reads rows {image, query, completion} with image paths relative to the file.
         split: Split of the dataset; not read for `jsonl`.
-        task: Of `shapereason`: `reason`; `listing`, which names every object with its place; or `pointing`, which
-            asks for objects in random order, each by words that fit it alone, and gives their boxes.
+        task: Of `shapereason`: `reason`; `listing`, which names every object with its place; `pointing`, which asks
+            for objects in random order, each by words that fit it alone, and says these again with their boxes; or
+            `finding`, which asks for one object and gives its box alone.
         chain_style: Of the reason task, every chain in this style; None draws it.
         level: Of the reason task, questions of that level only; None draws it.
         brief: Of the reason task, every row asks for brevity.
-        most_objects: Of the listing and pointing tasks, scenes of at most that many objects; None sets no limit.
+        most_objects: Of all tasks but `reason`, scenes of at most that many objects; None sets no limit.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
         given_until: A phrase; what stands before it in a completion is given and bears no loss, so that all of the
@@ -65,7 +66,7 @@ class DataConfig:
 
     name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
     split: str = "train"
-    task: Literal["reason", "listing", "pointing"] = "reason"
+    task: Literal["reason", "listing", "pointing", "finding"] = "reason"
     chain_style: Literal["none", "short", "medium", "long"] | None = None
     level: Literal["easy", "medium", "hard"] | None = None
     brief: bool = False

@@ -184,6 +184,17 @@ def test_pointing_gives_each_object_by_words_that_fit_it_alone():
     assert orders == {True, False}
 
 
+def test_finding_asks_for_one_object_and_gives_its_box_alone():
+    world, chosen = ShapeReason("train", task="finding", render_size=(32, 32)), set()
+    for i in range(30):
+        row, graph = world[i], world.listed(i)
+        (index,) = answers(row.query.removeprefix("point to "), look(graph))
+        assert row.completion == f"at {' '.join(map(str, tens(graph.objects[index].box)))}."
+        assert row.solution is None
+        chosen.add(index)
+    assert len(chosen) > 2
+
+
 @pytest.mark.parametrize("most", [1, 2, 4])
 def test_listing_of_small_scenes_has_every_count_up_to_the_most(most):
     world = ShapeReason("train", task="listing", render_size=(32, 32), most_objects=most)

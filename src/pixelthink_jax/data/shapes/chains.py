@@ -34,7 +34,7 @@ LIST_QUERY = "list every shape"
 """The query of the dense target of pre-training."""
 
 POINT = "point to"
-"""First words of the query of the other dense target."""
+"""First words of the queries of the other two dense targets."""
 
 BRIEF = "Be brief."
 """Instruction of the rows whose chain is none or short."""
@@ -92,6 +92,23 @@ def pointing(graph: SceneGraph, rng: np.random.Generator) -> tuple[str, str]:
     if not asked:
         return LIST_QUERY, listing(graph)
     return f"{POINT} {', '.join(asked)}", " ".join(said)
+
+
+def finding(graph: SceneGraph, rng: np.random.Generator) -> tuple[str, str]:
+    """A query that describes one object by words that fit it alone, and nothing but its box.
+
+    It is the step that `pointing` leaves out: the words are not said again, so they have to be looked up where they
+    stand in the question, as a plain answer does. A scene of nothing but look-alikes is listed.
+
+    Returns:
+        The query and the target.
+    """
+    single = Descriptions(graph).single
+    if not single:
+        return LIST_QUERY, listing(graph)
+    asked = single[int(rng.integers(len(single)))]
+    [item] = [item for item in graph.objects if asked.matches(item)]
+    return f"{POINT} {asked.words}", f"at {box_numbers(item)}."
 
 
 def _short(trace: Trace, graph: SceneGraph, rng: np.random.Generator) -> str:

@@ -14,6 +14,7 @@ from pixelthink_jax.data.shapes.chains import (
     LIST_QUERY,
     STYLES,
     chain,
+    finding,
     listing,
     pointing,
     sample_style,
@@ -34,7 +35,7 @@ from pixelthink_jax.data.shapes.wording import ask
 from pixelthink_jax.data.targets import completion_text, difficulty_level, solution_text
 from pixelthink_jax.types import Example, Level
 
-TASKS = ("reason", "listing", "pointing")
+TASKS = ("reason", "listing", "pointing", "finding")
 SPLIT_SIZES: dict[str, int] = {"train": 1_000_000, "validation": 500, "tuning": 500, "test": 1000, "ood": 500}
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 OVERLAP = {"easy": 0.15, "medium": 0.25, "hard": 0.4}
@@ -63,11 +64,12 @@ class ShapeReason:
         split: One of `SPLIT_SIZES`; `train` is effectively endless.
         seed: World seed. The splits of one seed never share a scene.
         task: `reason`; or a dense target of pre-training: `listing` names every object with its place, left
-            to right; `pointing` asks for objects by words that fit them alone and gives their boxes.
+            to right; `pointing` asks for objects by words that fit them alone and says these again with their
+            boxes; `finding` asks for one such object and gives nothing but its box.
         chain_style: Force the style of the reasoning chain; None draws it (`chains.STYLES`).
         level: Of the reason task, questions of that level only; None draws it.
         brief: Of the reason task, every row asks for brevity; else a share of the training rows without a forced style.
-        most_objects: Of the two dense tasks, scenes of at most that many objects; None means scenes as usual.
+        most_objects: Of the dense tasks, scenes of at most that many objects; None means scenes as usual.
         render_size: Width and height of the picture and the mask; None means the scene's canvas. Box, points,
             chain and solution always come from the canvas, so they do not depend on it.
 
@@ -187,8 +189,9 @@ class ShapeReason:
         """What is where, and no question: so no solution, mask or difficulty."""
         graph = self.listed(index)
         query, text = LIST_QUERY, listing(graph)
-        if self.task == "pointing":
-            query, text = pointing(graph, self._rng(index, "text"))
+        if self.task != "listing":
+            write = pointing if self.task == "pointing" else finding
+            query, text = write(graph, self._rng(index, "text"))
         return Example(
             id=f"{self.split}-{self.seed}-{index}-{self.task}",
             image=render(graph.scene, self.render_size),

@@ -1,0 +1,110 @@
+"""Two policies on the same examples: what changed, with paired bootstrap intervals.
+
+An interval is that of the change when another draw of the same examples is asked of both, which is much narrower than
+the two policies' own intervals suggest: most of their spread is that of the examples, and common to both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.summary import ALL, LEVELS, Estimate, bootstrap
+
+Columns = tuple[Float[np.ndarray, " n"], ...]
+Measure = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure of two policies.
+
+    Attributes:
+        n: Number of examples.
+        before: Of the first.
+        after: Of the second.
+        difference: Second minus first.
+        relative: Second over first, minus one; None for shares, and where the first is 0.
+    """
+
+    n: int
+    before: float
+    after: float
+    difference: Estimate
+    relative: Estimate | None
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return values.mean(-1)
+
+
+def _ratio(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
+    return intersections.sum(-1) / np.maximum(unions.sum(-1), 1)
+
+
+# Measure, the fields of a row it is made from, how, and whether it is a share.
+_MEASURES: dict[str, tuple[tuple[str, ...], Measure, bool]] = {
+    "giou": (("mask_iou",), _mean, True),
+    "ciou": (("intersection", "union"), _ratio, True),
+    "valid": (("valid",), _mean, True),
+    "box_accuracy": (("box_correct",), _mean, True),
+    "tokens": (("thinking_tokens",), _mean, False),
+    "words": (("thinking_words",), _mean, False),
+    "completion_tokens": (("completion_tokens",), _mean, False),
+}
+
+
+def compare(
+    before: Sequence[Row], after: Sequence[Row], *, resamples: int = 2000, seed: int = 0
+) -> dict[str, dict[str, Change]]:
+    """Changes by level, easiest first and `all` last, and by measure; measures of masks only where both have them.
+
+    Raises:
+        ValueError: The rows are not of the same examples in the same order, or there are none.
+    """
+    if not before or [row.id for row in before] != [row.id for row in after]:
+        raise ValueError("compare needs rows of the same examples in the same order")
+    chosen = {level: [i for i, row in enumerate(before) if row.level == level] for level in LEVELS}
+    chosen = {level: index for level, index in chosen.items() if index} | {ALL: list(range(len(before)))}
+    return {
+        level: _changes([before[i] for i in index], [after[i] for i in index], resamples, seed)
+        for level, index in chosen.items()
+    }
+
+
+def _changes(before: list[Row], after: list[Row], resamples: int, seed: int) -> dict[str, Change]:
+    masked = all(row.mask_iou is not None for row in (*before, *after))
+    return {
+        name: _change(_columns(before, fields), _columns(after, fields), measure, share, resamples, seed)
+        for name, (fields, measure, share) in _MEASURES.items()
+        if masked or name not in ("giou", "ciou")
+    }
+
+
+def _columns(rows: list[Row], fields: tuple[str, ...]) -> Columns:
+    return tuple(np.array([getattr(row, name) for row in rows], np.float64) for name in fields)
+
+
+def _change(
+    before: Columns, after: Columns, measure: Measure, share: bool, resamples: int, seed: int
+) -> Change:
+    width = len(before)
+
+    def difference(*columns: np.ndarray) -> np.ndarray:
+        return measure(*columns[width:]) - measure(*columns[:width])
+
+    def relative(*columns: np.ndarray) -> np.ndarray:
+        first, second = measure(*columns[:width]), measure(*columns[width:])
+        return np.divide(second, first, out=np.ones_like(first), where=first > 0) - 1
+
+    first, second = (float(measure(*(column[None] for column in side))[0]) for side in (before, after))
+    both = (*before, *after)
+    return Change(
+        n=len(before[0]),
+        before=first,
+        after=second,
+        difference=bootstrap(difference, *both, resamples=resamples, seed=seed),
+        relative=None if share or not first else bootstrap(relative, *both, resamples=resamples, seed=seed),
+    )
