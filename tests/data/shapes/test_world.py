@@ -70,8 +70,9 @@ def test_places_in_chains_are_those_of_the_scene(rows):
         if style == "long":
             assert set(stated) == places
             target = asked.graph.objects[asked.trace.answer]
-            middle = place(target).partition(" wide")[0]
-            assert thought.endswith(f"it is a {target.shape.phrase} at {middle}.")
+            assert thought.endswith(f" at {place(target)} a {target.shape.phrase}.")
+        every = {f"at {place(o).partition(' wide')[0]}" for o in asked.graph.objects}
+        assert set(re.findall(r"at \d+ \d+", thought)) <= every
         assert thought.removeprefix("<think>").startswith(OPENINGS[style])
 
 

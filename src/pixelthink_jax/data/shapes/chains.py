@@ -15,6 +15,7 @@ from pixelthink_jax.data.shapes.reasons import (
     Names,
     box_numbers,
     centre_numbers,
+    described,
     evidence,
     listed,
     region,
@@ -131,7 +132,7 @@ def _medium(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Genera
             *listed(graph, names),
             evidence(query, trace, graph, names),
         ]
-        end = f"so it is the {names[trace.answer]}."
+        end = f"so it is {described(trace.answer, graph, names)}."
         if _words([*core, end]) <= target + 4:
             break
     return " ".join([*_filled(core, end, target, query, trace, graph, names), end])
@@ -157,20 +158,12 @@ def _long(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generato
     names = _all_names(graph)
     core = [_count(graph), *listed(graph, names), f"the question asks for {canonical(query)}."]
     core += steps(query, trace, graph, names)
-    end = _conclusion(trace.answer, graph, names)
-    return " ".join([*_filled(core, " ".join(end), target, query, trace, graph, names), *end])
+    end = f"so the answer is {described(trace.answer, graph, names)}."
+    return " ".join([*_filled(core, end, target, query, trace, graph, names), end])
 
 
 def _count(graph: SceneGraph) -> str:
     return f"There are {CARDINALS[len(graph.objects)]} shapes."
-
-
-def _conclusion(answer: int, graph: SceneGraph, names: Names) -> list[str]:
-    item = graph.objects[answer]
-    return [
-        f"so the answer is the {names[answer]}.",
-        f"it is a {item.shape.phrase} at {centre_numbers(item)}.",
-    ]
 
 
 def _filled(
