@@ -1,5 +1,5 @@
 # Every target sets up what it needs: Python 3.11 or newer, make and a package index are enough.
-#   make demo           segment and evaluate with the tiny models, write build/demo/report.html
+#   make demo           train the tiny policy with GRPO, evaluate it before and after, write build/demo/report.html
 #   make test           the tests that need no torch
 #   make help           the rest
 # Overridable: PYTHON (an interpreter), VENV (where packages go), ARGS (more arguments for pytest or the demo).
@@ -29,7 +29,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13 python;
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-13s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.run ## Segment and evaluate with the tiny models; writes build/demo/report.html
+demo: $(VENV)/.run ## GRPO on the tiny policy, evaluated before and after; writes build/demo/report.html
 	$(VENV)/bin/pixelthink demo --out build/demo $(ARGS)
 
 test: $(VENV)/.test ## Tests without torch, doctests included (ARGS="-k name" for some of them)

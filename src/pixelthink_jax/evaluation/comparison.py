@@ -74,6 +74,22 @@ def compare(
     }
 
 
+def change_lines(changes: dict[str, dict[str, Change]]) -> list[str]:
+    """Changes as a table for a terminal: gIoU, valid answers and tokens of thought, before and after, by level."""
+    lines = [f"{'level':8} {'n':>4} {'gIoU':>14} {'valid %':>14} {'thinking tokens':>22}"]
+    for level, found in changes.items():
+        tokens = found["tokens"]
+        cells = [f"{level:8} {tokens.n:4d}"]
+        for name in ("giou", "valid"):
+            change = found.get(name)
+            pair = "-" if change is None else f"{100 * change.before:.1f} -> {100 * change.after:.1f}"
+            cells.append(f"{pair:>14}")
+        share = "" if tokens.relative is None else f" ({100 * tokens.relative.value:+.0f} %)"
+        cells.append(f"{f'{tokens.before:.0f} -> {tokens.after:.0f}{share}':>22}")
+        lines.append(" ".join(cells))
+    return lines
+
+
 def _changes(before: list[Row], after: list[Row], resamples: int, seed: int) -> dict[str, Change]:
     masked = all(row.mask_iou is not None for row in (*before, *after))
     return {

@@ -13,7 +13,7 @@ from pixelthink_jax.evaluation.comparison import Change
 from pixelthink_jax.evaluation.html import Html, image, join, table, tag
 from pixelthink_jax.evaluation.metrics import mask_iou
 from pixelthink_jax.evaluation.scoring import Row
-from pixelthink_jax.evaluation.summary import Estimate, LevelSummary
+from pixelthink_jax.evaluation.summary import ALL, Estimate, LevelSummary
 from pixelthink_jax.segmentation import draw_overlay
 from pixelthink_jax.types import Answer, Example, Segmentation
 
@@ -94,6 +94,26 @@ def change_table(changes: Mapping[str, Mapping[str, Change]]) -> Html:
         n = next(iter(found.values())).n
         rows.append([level, n, *(_change_cell(found.get(name)) for name, _ in _CHANGES)])
     return table(["level", "n", *(heading for _, heading in _CHANGES)], rows)
+
+
+def change_tiles(changes: Mapping[str, Mapping[str, Change]]) -> Html:
+    """The changes to look at first: thought by level and in all, mask quality, valid answers."""
+    shown = [
+        (f"tokens of thought, {level}", _percent_change(found["tokens"])) for level, found in changes.items()
+    ]
+    whole = changes[ALL]
+    shown += [
+        (f"{heading}, all, in points", f"{100 * whole[name].difference.value:+.1f}")
+        for name, heading in _CHANGES
+        if name in ("giou", "valid") and name in whole
+    ]
+    return tag(
+        "div", *(tag("div", tag("b", value), heading, kind="tile") for heading, value in shown), kind="tiles"
+    )
+
+
+def _percent_change(change: Change) -> str:
+    return "-" if change.relative is None else f"{100 * change.relative.value:+.0f} %"
 
 
 def _change_cell(change: Change | None) -> object:
