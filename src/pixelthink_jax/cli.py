@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "Segment and evaluate with the tiny models; writes report.html.",
+        "Train the tiny policy with GRPO, evaluate it before and after; writes report.html.",
         "pixelthink demo --out demo",
     ),
     "segment": Command(
@@ -51,6 +51,10 @@ COMMANDS = {
     "train": Command(
         "Train a policy with GRPO and the adaptive length reward.",
         "pixelthink train --config configs/tiny.yaml",
+    ),
+    "sweep": Command(
+        "Train arms of an experiment, choose on one split, report on others.",
+        "pixelthink sweep configs/sweeps/ablation_tiny.yaml",
     ),
     "train-segmenter": Command(
         "Train a segmenter on masks with boxes and points.",

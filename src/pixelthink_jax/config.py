@@ -27,6 +27,15 @@ def load_config(cls: type[T], path: str | Path) -> T:
         InputError: The file is missing or not YAML, a key is unknown, a value has the wrong type, or the
             dataclass refuses the combination.
     """
+    return from_tree(cls, read_tree(path), where=f"config {path}")
+
+
+def read_tree(path: str | Path) -> Any:
+    """A YAML file as nested dictionaries; an empty one is an empty mapping.
+
+    Raises:
+        InputError: The file is missing or not YAML.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"config {path}: no such file; give the path of a YAML run config (see configs/)")
@@ -36,7 +45,7 @@ def load_config(cls: type[T], path: str | Path) -> T:
         raise InputError(f"config {path}: not valid YAML: {' '.join(str(error).split())}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"config {path}: not UTF-8 text: {error}") from error
-    return from_tree(cls, {} if tree is None else tree, where=f"config {path}")
+    return {} if tree is None else tree
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -106,6 +115,8 @@ def _nearest(key: str, names: list[str]) -> str:
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     """Checks `value` against a type hint; integers widen to floats, lists become tuples."""
+    if hint is Any:
+        return value
     origin = get_origin(hint)
     if origin in (Union, pytypes.UnionType):
         return _coerce_union(value, get_args(hint), where)

@@ -44,6 +44,13 @@ def test_pairing_takes_out_what_both_have_in_common():
     assert np.std(hard) / 200**0.5 > 0.02  # one policy's own standard error
 
 
+def test_several_runs_are_averaged_example_by_example():
+    before = rows([0.2, 0.4], [10, 20])
+    found = compare(before, rows([0.2, 0.6], [5, 20]), rows([0.4, 0.6], [5, 10]))["all"]
+    assert found["giou"].after == pytest.approx(0.45) and found["tokens"].after == 10
+    assert found["giou"].difference.low >= 0.1 - 1e-9  # of the examples' means, 0.1 and 0.2
+
+
 def test_without_masks_or_lengths():
     plain = [row(id="a", mask_iou=None, thinking_tokens=0)]
     found = compare(plain, plain)["all"]

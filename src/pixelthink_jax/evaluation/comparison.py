@@ -57,19 +57,29 @@ _MEASURES: dict[str, tuple[tuple[str, ...], Measure, bool]] = {
 
 
 def compare(
-    before: Sequence[Row], after: Sequence[Row], *, resamples: int = 2000, seed: int = 0
+    before: Sequence[Row], *after: Sequence[Row], resamples: int = 2000, seed: int = 0
 ) -> dict[str, dict[str, Change]]:
     """Changes by level, easiest first and `all` last, and by measure; measures of masks only where both have them.
+
+    Args:
+        before: Rows of the first policy.
+        after: Rows of the second, or of several, such as one for each seed: they are averaged example by example, so
+            that an interval is that of another draw of examples and does not shrink with the number of seeds.
+        resamples: Resampled sets.
+        seed: Of the resampling.
 
     Raises:
         ValueError: The rows are not of the same examples in the same order, or there are none.
     """
-    if not before or [row.id for row in before] != [row.id for row in after]:
+    ids = [row.id for row in before]
+    if not before or not after or any([row.id for row in rows] != ids for rows in after):
         raise ValueError("compare needs rows of the same examples in the same order")
     chosen = {level: [i for i, row in enumerate(before) if row.level == level] for level in LEVELS}
     chosen = {level: index for level, index in chosen.items() if index} | {ALL: list(range(len(before)))}
     return {
-        level: _changes([before[i] for i in index], [after[i] for i in index], resamples, seed)
+        level: _changes(
+            [before[i] for i in index], [[rows[i] for i in index] for rows in after], resamples, seed
+        )
         for level, index in chosen.items()
     }
 
@@ -90,17 +100,21 @@ def change_lines(changes: dict[str, dict[str, Change]]) -> list[str]:
     return lines
 
 
-def _changes(before: list[Row], after: list[Row], resamples: int, seed: int) -> dict[str, Change]:
-    masked = all(row.mask_iou is not None for row in (*before, *after))
+def _changes(before: list[Row], after: list[list[Row]], resamples: int, seed: int) -> dict[str, Change]:
+    masked = all(row.mask_iou is not None for rows in (before, *after) for row in rows)
     return {
-        name: _change(_columns(before, fields), _columns(after, fields), measure, share, resamples, seed)
+        name: _change(_columns([before], fields), _columns(after, fields), measure, share, resamples, seed)
         for name, (fields, measure, share) in _MEASURES.items()
         if masked or name not in ("giou", "ciou")
     }
 
 
-def _columns(rows: list[Row], fields: tuple[str, ...]) -> Columns:
-    return tuple(np.array([getattr(row, name) for row in rows], np.float64) for name in fields)
+def _columns(runs: list[list[Row]], fields: tuple[str, ...]) -> Columns:
+    """Values of each field, averaged over runs."""
+    values = (
+        np.array([[getattr(row, name) for row in rows] for rows in runs], np.float64) for name in fields
+    )
+    return tuple(np.asarray(column.mean(axis=0)) for column in values)
 
 
 def _change(
