@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pixelthink_jax import segment
-from pixelthink_jax.demo import first_of_each_level
+from pixelthink_jax.demo.scenes import first_of_each_level
 from pixelthink_jax.segmentation import draw_overlay, load_models
 from pixelthink_jax.types import Example, Segmentation
 
