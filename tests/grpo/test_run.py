@@ -19,6 +19,7 @@ from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.grpo.config import DifficultyConfig, HeldOutConfig
 from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.rl.budgets import ConstantBudget
+from pixelthink_jax.rl.length import NoPenalty
 from pixelthink_jax.rl.rewards import RewardConfig
 from pixelthink_jax.rl.rollout import SamplingConfig
 from pixelthink_jax.runtime.optim import OptimConfig
@@ -112,6 +113,23 @@ def test_a_stopped_run_continues_bit_for_bit(config, tmp_path):
     assert untimed(second.history) == untimed(whole.history)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), second.policy.params, whole.policy.params)
     assert all(jax.tree.leaves(same))
+
+
+def test_dynamic_sampling_asks_other_questions_where_all_are_paid_alike(config):
+    """Half of the questions are paid alike; those that are kept are the others, and the step has its usual size."""
+
+    def odd_rows(completions, examples):
+        odd = [int(example.id.rsplit("-", 1)[1]) % 2 for example in examples]
+        return [[5.0 + o * j for j in range(len(group))] for o, group in zip(odd, completions, strict=True)]
+
+    free = RewardConfig(penalty=NoPenalty())
+    settings = replace(config, reward=free, more_rollouts=4, steps=2, evaluation=HeldOutConfig())
+    run = train(settings, reward=odd_rows)
+    rows = [json.loads(line) for line in (Path(config.out) / "completions.jsonl").read_text().splitlines()]
+    assert {int(row["id"].rsplit("-", 1)[1]) % 2 for row in rows} == {1}
+    assert len(rows) == 2 * 2 * 3
+    assert all(row["groups_without_signal"] == 0 for row in run.history)
+    assert sum(row["groups_left_out"] for row in run.history) > 0
 
 
 def test_a_checkpoint_of_another_config_is_refused(config):

@@ -117,6 +117,8 @@ class TrainConfig:
         steps: Updates; one follows each rollout.
         prompts_per_step: Questions of a step.
         group_size: Completions of each.
+        more_rollouts: Dynamic sampling (DAPO): questions whose completions are all paid alike are replaced by others,
+            from at most so many more rollouts a step. 0 keeps every question.
         micro_batches: Parts the questions of a step are cut into, to save memory.
         freeze_vision: Leave the vision tower as it is.
         lora: Train only an adapter of the text blocks, which `out/adapter` then holds as a PEFT folder; `out/policy`
@@ -148,6 +150,7 @@ class TrainConfig:
     steps: int = 562
     prompts_per_step: int = 16
     group_size: int = 8
+    more_rollouts: int = 0
     micro_batches: int = 1
     freeze_vision: bool = False
     lora: LoraConfig | None = None
@@ -174,6 +177,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.more_rollouts < 0:
+            raise InputError(f"more_rollouts must not be negative, got {self.more_rollouts}")
         if self.prompts_per_step % self.micro_batches:
             raise InputError(
                 f"micro_batches {self.micro_batches} must divide prompts_per_step {self.prompts_per_step}"

@@ -24,6 +24,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import LevelSummary, summarise
+from pixelthink_jax.grpo.asking import REMEDIES, Asker
 from pixelthink_jax.grpo.card import write_card
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.grpo.custom_rewards import CustomReward, load_custom_rewards
@@ -50,10 +51,6 @@ from pixelthink_jax.types import Example
 
 Callback = Callable[[int, Metrics, list[dict[str, Any]]], None]
 """Called after each step with its number, its metrics and one row for each completion."""
-
-_REMEDIES = (
-    "raise micro_batches, set remat to full, lower sampling.max_new_tokens, prompts_per_step or group_size"
-)
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,7 @@ class _Parts:
     frozen: Any
     reference: Any
     segmenter: Segmenter | None
-    sampler: Sampler
-    scorer: Scorer
+    asker: Asker
     update: Any
     held_out: ExampleSource | None
     seconds: Stopwatch = field(default_factory=Stopwatch)
@@ -163,44 +159,37 @@ def _one_step(
     """Asks, reads, pays and updates once."""
     seconds = parts.seconds
     seconds.start()
-    examples = questions.next_step()
-    processor = parts.policy.processor
-    prompts = [
-        processor.prompt(example.image, example.query, instruction=config.instruction or example.instruction)
-        for example in examples
-    ]
-    arrays = parts.policy.prompt_arrays(prompts)
-    seconds.lap("host")
-    with out_of_memory("rollout", _REMEDIES):
-        rollout = parts.sampler(qwen_vl.whole_params(state.params, parts.frozen), arrays, step=step)
-        host = jax.device_get(rollout)
-    seconds.lap("rollout")
-    scored = parts.scorer(step, host, prompts, examples)
+    asked = parts.asker(step, qwen_vl.whole_params(state.params, parts.frozen), questions, seconds)
+    examples, prompts, scored = asked.examples, asked.prompts, asked.scored
     first_part = prompts[: len(prompts) // config.micro_batches]
+    layout = (
+        parts.policy.prompt_arrays(first_part).layout if config.micro_batches > 1 else asked.arrays.layout
+    )
     batch = StepBatch(
-        prompts=arrays,
-        layout=parts.policy.prompt_arrays(first_part).layout if config.micro_batches > 1 else arrays.layout,
-        tokens=rollout.tokens,
-        lengths=rollout.lengths,
-        sampler_logprobs=rollout.logprobs,
+        prompts=asked.arrays,
+        layout=layout,
+        tokens=asked.rollout.tokens,
+        lengths=asked.rollout.lengths,
+        sampler_logprobs=asked.rollout.logprobs,
         rewards=scored.inputs,
         banned=parts.policy.rules.banned,
     )
     seconds.lap("host")
-    with out_of_memory("update", _REMEDIES):
+    with out_of_memory("update", REMEDIES):
         state, found = parts.update(state, parts.frozen, parts.reference, batch)
         found = jax.device_get(found)
     seconds.lap("update")
     metrics = {name: float(value) for name, value in found.items()}
     _check_finite(step, metrics, examples)
-    tokens = int(host.lengths.sum())
+    tokens = int(asked.rollout.lengths.sum())
     metrics |= level_metrics(scored, examples) | _counts(scored, questions) | seconds.read()
+    metrics["groups_left_out"] = float(asked.left_out)
     metrics["tokens_per_second"] = tokens / metrics["seconds/step"]
     metrics["update_tflops_per_second"] = (
-        _update_flops(parts, prompts, host, config) / metrics["seconds/update"] / 1e12
+        _update_flops(parts, prompts, asked.rollout, config) / metrics["seconds/update"] / 1e12
     )
     with_text = step % config.samples_every == 0 or step == 1
-    return state, metrics, completion_rows(step, scored, host, examples, with_text=with_text)
+    return state, metrics, completion_rows(step, scored, asked.rollout, examples, with_text=with_text)
 
 
 def _update_flops(
@@ -241,16 +230,17 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
         lora=config.lora,
         key=jax.random.key(config.seed),
     )
+    sampler = Sampler(
+        policy, config.sampling, group_size=config.group_size, seed=config.seed, dtype=config.dtype
+    )
+    scorer = Scorer(config, policy.processor, open_difficulty(config.difficulty), rewards)
     return _Parts(
         policy=policy,
         begun=trained,
         frozen=frozen,
         reference=policy.params if config.loss.kl_coef > 0 else None,
         segmenter=segmenter,
-        sampler=Sampler(
-            policy, config.sampling, group_size=config.group_size, seed=config.seed, dtype=config.dtype
-        ),
-        scorer=Scorer(config, policy.processor, open_difficulty(config.difficulty), rewards),
+        asker=Asker(policy, sampler, scorer, config),
         update=update,
         held_out=held_out,
     )

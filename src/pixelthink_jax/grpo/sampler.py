@@ -25,15 +25,18 @@ class Sampler:
         self._group_size, self._seed = group_size, seed
         self._decode_params = jax.jit(partial(_decode_params, dtype=jnp.dtype(dtype)))
 
-    def __call__(self, params: Any, prompts: PromptArrays, *, step: int) -> RolloutBatch:
+    def __call__(self, params: Any, prompts: PromptArrays, *, step: int, attempt: int = 0) -> RolloutBatch:
         """One group of completions a prompt.
 
         Args:
             params: The policy's parameters, stacked.
             prompts: The prompts of the step.
             step: Number of the update, which the draw depends on.
+            attempt: Number of the rollout within the step, likewise.
         """
-        keys = row_keys(self._seed, step, jnp.arange(prompts.input_ids.shape[0]), self._group_size)
+        count = prompts.input_ids.shape[0]
+        places = jnp.arange(attempt * count, (attempt + 1) * count)
+        keys = row_keys(self._seed, step, places, self._group_size)
         return sample_completions(
             self._decode_params(params),
             prompts,
