@@ -34,6 +34,7 @@ CONFIGS = {
     "tiny": "pixelthink_jax.grpo.config:TrainConfig",
     "pixelthink": "pixelthink_jax.grpo.config:TrainConfig",
     "seg_zero": "pixelthink_jax.grpo.config:TrainConfig",
+    "ablation": "pixelthink_jax.sweep.config:SweepConfig",
 }
 
 
@@ -163,14 +164,16 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_config_loads_and_says_how_to_run_it(path):
+def test_shipped_config_loads_and_says_how_to_run_it(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     kinds = [kind for kind in CONFIGS if path.stem.startswith(kind)]
     assert kinds, f"say in CONFIGS which dataclass reads {path.name}"
     module, name = CONFIGS[kinds[0]].split(":")
     load_config(getattr(importlib.import_module(module), name), path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
-    assert re.search(rf"^#\s+pixelthink [a-z-]+ --config configs/{path.name}", text, re.MULTILINE)
+    name = path.relative_to(ROOT)
+    assert re.search(rf"^#\s+pixelthink [a-z-]+ (--config )?{name}", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))

@@ -138,7 +138,7 @@ def test_killed_runs_go_on_as_if_they_had_not_been(folder: Path) -> None:
 def fake_step(loss: float) -> Callable[..., Any]:
     """A train step that learns nothing."""
     values = {"loss": np.float32(loss), "token_accuracy": np.float32(0), "tokens": np.float32(1)}
-    return lambda *_, **__: lambda state, batch: (state, dict(values))
+    return lambda *_, **__: lambda state, frozen, batch: (state, dict(values))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
