@@ -10,7 +10,6 @@ import numpy as np
 from pixelthink_jax.data.shapes.asking import Descriptions
 from pixelthink_jax.data.shapes.queries import Query, Trace
 from pixelthink_jax.data.shapes.reasons import (
-    CARDINALS,
     ORDINALS,
     Names,
     box_numbers,
@@ -30,6 +29,10 @@ STYLES = {"none": 0.16, "short": 0.12, "medium": 0.14, "long": 0.58}
 
 OPENINGS = {"none": "", "short": "It is", "medium": "Looking for", "long": "There are"}
 """First words of a chain in each style."""
+
+LIST_OPENING = "There are shapes."
+"""What stands before the list of a long chain. It says no number: one that is guessed before anything was looked at makes
+the list too short or too long."""
 
 LIST_QUERY = "list every shape"
 """The query of the dense target of pre-training."""
@@ -156,14 +159,10 @@ def _long(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generato
     mean = LONG_WORDS_BASE + LONG_WORDS_PER_OBJECT * len(graph.objects)
     target = int(mean + LONG_WORDS_SPREAD * np.clip(rng.normal(), -2, 2))
     names = _all_names(graph)
-    core = [_count(graph), *listed(graph, names), f"the question asks for {canonical(query)}."]
+    core = [LIST_OPENING, *listed(graph, names), f"the question asks for {canonical(query)}."]
     core += steps(query, trace, graph, names)
     end = f"so the answer is {described(trace.answer, graph, names)}."
     return " ".join([*_filled(core, end, target, query, trace, graph, names), end])
-
-
-def _count(graph: SceneGraph) -> str:
-    return f"There are {CARDINALS[len(graph.objects)]} shapes."
 
 
 def _filled(

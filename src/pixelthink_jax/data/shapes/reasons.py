@@ -13,7 +13,6 @@ from pixelthink_jax.data.shapes.scene import SceneGraph, SceneObject
 from pixelthink_jax.data.targets import FRAME
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
-CARDINALS = ("no", "one", "two", "three", "four", "five", "six", "seven")
 BETTER = {
     "leftmost": "left of",
     "rightmost": "right of",
