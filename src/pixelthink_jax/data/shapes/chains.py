@@ -31,8 +31,8 @@ OPENINGS = {"none": "", "short": "It is", "medium": "Looking for", "long": "Ther
 """First words of a chain in each style."""
 
 LIST_OPENING = "There are shapes."
-"""What stands before the list of a long chain. It says no number: one that is guessed before anything was looked at makes
-the list too short or too long."""
+"""What stands before the list of a long chain. It says no number: one that is guessed before anything was looked at
+makes the list too short or too long."""
 
 LIST_QUERY = "list every shape"
 """The query of the dense target of pre-training."""
