@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pixelthink_jax
 from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.evaluation.config import Generation
@@ -14,15 +13,8 @@ from pixelthink_jax.segmentation import default_folder, load_models, segment
 from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
 from pixelthink_jax.train_segmenter import evaluate_segmenter
 
-ASSETS = Path(pixelthink_jax.__file__).parent / "assets"
 NAMES = (TINY_POLICY, TINY_SEGMENTER)
 SCENES = 24
-
-# As in .ci/run: models are trained, not built.
-pytestmark = pytest.mark.skipif(
-    not all((ASSETS / name / "model.safetensors").is_file() for name in NAMES),
-    reason="no tiny models in the tree yet",
-)
 
 
 @pytest.fixture(scope="module")

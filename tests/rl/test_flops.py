@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pixelthink_jax.models import qwen_vl
@@ -10,7 +11,11 @@ from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.rl.flops import GroupShape, forward_flops, update_flops, vision_flops
 from pixelthink_jax.rl.group_logprobs import group_logprobs
+from pixelthink_jax.rl.objective import LossConfig
+from pixelthink_jax.rl.rewards import AnswerArrays, RewardInputs
 from pixelthink_jax.rl.rollout import PromptArrays, encode_prompt_images
+from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
+from pixelthink_jax.runtime.train_state import begin
 
 # Wide enough that products outweigh everything that the formula leaves out.
 MODEL = QwenVLConfig(
@@ -78,6 +83,40 @@ def test_the_executed_arithmetic_is_little_more_than_the_formula(group):
     shape = GroupShape(prompt_tokens, (TOKENS,) * group, ((1, SIDE // 14, SIDE // 14),))
     needed = forward_flops(MODEL, [shape] * 2) - 2 * unread(prompt_tokens)
     assert 1.0 <= executed / needed <= 1.15
+
+
+def batch_of(model, count):
+    """A rollout of full length; only its shapes matter."""
+    arrays, each = prompts(model, count), (count, GROUP)
+    answers = AnswerArrays(np.ones(each), np.ones(each), np.ones((*each, 4)), np.ones((*each, 2, 2)))
+    truths = AnswerArrays(np.ones(count), np.ones(count), np.ones((count, 4)), np.ones((count, 2, 2)))
+    inputs = RewardInputs(answers, truths, np.ones(count), np.ones(each), np.ones(each))
+    tokens = np.ones((*each, TOKENS), np.int32)
+    banned = np.zeros(model.text.vocab_size, bool)
+    lengths = np.full(each, TOKENS, np.int32)
+    return StepBatch(
+        arrays, arrays.layout, tokens, lengths, np.zeros(tokens.shape, np.float32), inputs, banned
+    )
+
+
+@pytest.mark.parametrize("freeze_vision", [False, True])
+def test_a_whole_update_executes_little_more_than_the_floor(freeze_vision):
+    """Rewards, both policies' passes, gradient and AdamW as one program, without recomputation."""
+    config = StepConfig(loss=LossConfig(kl_coef=0.005), freeze_vision=freeze_vision, unroll=True)
+    optimizer = optax.adamw(1e-3)
+    params = jax.eval_shape(lambda: qwen_vl.init_params(MODEL, jax.random.key(0)))
+    trained, frozen = qwen_vl.split_params(params, "text/" if freeze_vision else "")
+    state = jax.eval_shape(lambda trained: begin(trained, optimizer), trained)
+    step = make_step(config, MODEL, ImageConfig(min_pixels=SIDE**2, max_pixels=SIDE**2), optimizer)
+    batch = batch_of(MODEL, 2)
+    leaves, tree = jax.tree.flatten((state, frozen, params, batch))
+    program = jax.jit(lambda *leaves: step(*jax.tree.unflatten(tree, leaves)))
+    cost = program.lower(*leaves).compile().cost_analysis()
+    prompt_tokens = batch.prompts.input_ids.shape[1]
+    groups = [GroupShape(prompt_tokens, (TOKENS,) * GROUP, ((1, SIDE // 14, SIDE // 14),))] * 2
+    floor = update_flops(MODEL, groups, freeze_vision=freeze_vision)
+    floor -= 8 * unread(prompt_tokens)  # of two questions: the reference's pass, and three times the policy's
+    assert 0.98 <= cost["flops"] / floor <= 1.15
 
 
 def unread(prompt_tokens):

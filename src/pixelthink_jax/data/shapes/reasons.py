@@ -3,9 +3,8 @@
 Objects go by their place in a left-to-right list (`first`, `second`, ...). Numbers are plain integers of the
 840 frame. Words are lower case, few and simple, so that a tiny tokenizer spends one token on each.
 
-An object's place is said in one form, the list's (`third at 490 120`), wherever it is needed: what follows two words
-that stood together before is copied by the plainest means a model has. Forms of their own (`third has y 120`) are
-shorter, but a small model had not learned to fill them in after 25,000 steps.
+An object's place is said in one form, the list's (`third at 490 120`), wherever it is needed. Forms of their own
+(`third has y 120`) are shorter, but a small model had not learned to fill them in after 25,000 steps.
 """
 
 from pixelthink_jax.data.shapes.queries import ORDERS, RELATIONS, Anchor, Description, Query, Trace
