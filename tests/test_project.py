@@ -34,6 +34,7 @@ CONFIGS = {
     "tiny": "pixelthink_jax.grpo.config:TrainConfig",
     "pixelthink": "pixelthink_jax.grpo.config:TrainConfig",
     "seg_zero": "pixelthink_jax.grpo.config:TrainConfig",
+    "annotate": "pixelthink_jax.judge.config:AnnotateConfig",
     "ablation": "pixelthink_jax.sweep.config:SweepConfig",
 }
 
@@ -60,7 +61,7 @@ def declared(*extras: str) -> list[Requirement]:
 
 
 def test_every_import_of_the_package_is_declared():
-    names = {canonicalize_name(requirement.name) for requirement in declared("wandb")}
+    names = {canonicalize_name(requirement.name) for requirement in declared("judge", "wandb")}
     homes = importlib.metadata.packages_distributions()
     missing = set()
     for path in SOURCES:
@@ -121,7 +122,7 @@ def test_every_dependency_has_one_true_pin(python):
         ):
             assert requirement.name not in pins, f"{requirement.name} is pinned twice for Python {python}"
             pins[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
-    for requirement in declared("test", "parity", "dev", "wandb"):
+    for requirement in declared("test", "parity", "dev", "judge", "wandb"):
         if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
             continue
         pin = pins.get(canonicalize_name(requirement.name))

@@ -68,6 +68,10 @@ COMMANDS = {
         "Build a dataset as ArrayRecord files.",
         "pixelthink prepare shapes --out data",
     ),
+    "annotate": Command(
+        "Score difficulty and write reference chains for a dataset, by a large model.",
+        "pixelthink annotate --config configs/annotate_endpoint.yaml --estimate",
+    ),
     "verify": Command(
         "Say whether real weights work here: the first command for anyone who has some.",
         "pixelthink verify --policy models/Qwen2.5-VL-3B-Instruct --segmenter models/sam2.1-hiera-large",

@@ -99,7 +99,9 @@ def shuffled(
 
 def _read_scores(path: Path) -> dict[str, float]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        lines = path.suffix == ".jsonl"
+        tree = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
     except OSError as error:
         raise InputError(f"difficulty file {path}: {error.strerror}; give a JSON file of scores") from error
     except ValueError as error:
