@@ -1,5 +1,6 @@
 """`pixelthink annotate`: difficulty scores and reference chains for a dataset, written by a large model."""
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ def main(args: Args) -> int:
     # Opened before anyone is asked anything: a missing key should not wait for an answer.
     backend = open_backend(config.backend)
     confirmed = args.yes or plan.leaves_for is None or _agrees(plan)
-    with progress_bar() as bar:
+    with contextlib.closing(backend), progress_bar() as bar:
         task = bar.add_task("annotating", total=len(plan.pending), note="")
 
         def show(done: int, failed: int, total: int) -> None:

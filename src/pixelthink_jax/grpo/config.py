@@ -26,8 +26,8 @@ class DifficultyConfig:
         source: `column`: the dataset's own; `file`: scores by example id; `self`: estimated by the policy from the
             success rate of its own group, no scorer needed.
         path: Of `file`: JSON, either `{id: score}` or the released list of records with `image_id` (or `id`) and
-            `difficulty_score_model` (or `difficulty`); of two records with one id the later counts. A `.jsonl` file holds
-            a record a line, as `pixelthink annotate` writes them.
+            `difficulty_score_model` (or `difficulty`); of two records with one id the later counts. A `.jsonl` file
+            holds a record a line, as `pixelthink annotate` writes them.
         missing: A score that is absent, not a number or outside 1 to 10: `error` stops, `skip` leaves the row out and
             counts it, `released` takes 3.0, the easy branch, as the released code does, and counts it.
         shuffled_share: Share of each step's questions whose scores are exchanged among them: label noise for ablations.

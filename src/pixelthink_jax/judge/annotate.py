@@ -180,9 +180,11 @@ def annotate(
         raise InputError(
             f"annotate: images of {len(plan.pending)} rows would be sent to {plan.leaves_for}; confirm it (--yes)"
         )
+    if backend is None:
+        with contextlib.closing(open_backend(config.backend)) as opened:
+            return annotate(config, plan, confirmed=confirmed, backend=opened, on_progress=on_progress)
     out = Path(config.out)
-    asked = open_backend(config.backend) if backend is None else backend
-    run = _Run(config, asked.name, RowFile(out / "annotations.jsonl"), RowFile(out / "failures.jsonl"))
+    run = _Run(config, backend.name, RowFile(out / "annotations.jsonl"), RowFile(out / "failures.jsonl"))
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(_settings(config), indent=2) + "\n", encoding="utf-8")
     run.annotations.cut_torn_line()
@@ -190,7 +192,7 @@ def annotate(
     cache = ReplyCache(config.cache or out / "cache")
     try:
         jobs = _jobs(run, plan)
-        with contextlib.closing(fill_all(asked, jobs, cache=cache, attempts=config.attempts)) as results:
+        with contextlib.closing(fill_all(backend, jobs, cache=cache, attempts=config.attempts)) as results:
             for row, filled in results:
                 run.record(row, filled)
                 if on_progress is not None:

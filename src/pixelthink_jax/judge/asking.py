@@ -55,17 +55,22 @@ def fill(
     complaints: dict[int, str] = {}
     for attempt in range(attempts):
         open_ = [i for i, result in filled.items() if result is None]
-        asked = [_again(requests[i], complaints.get(i)) for i in open_]
-        for i, reply in zip(open_, backend.replies(asked) if asked else [], strict=True):
-            result, complaint = _read(requests[i], reply)
-            usage[i] += _used(reply, bad=complaint is not None)
-            if result is not None and isinstance(reply, Reply) and cache is not None:
-                cache.put(backend.name, requests[i], reply)
-            if complaint is not None:
-                complaints[i] = complaint
-                if attempt + 1 == attempts:
-                    result = Filled(None, f"no usable answer in {attempts} attempts: {complaint}", Usage())
-            filled[i] = None if result is None else dataclasses.replace(result, usage=usage[i])
+        # No more than a batch at a time: what one brought is in the cache before another can end the run.
+        for start in range(0, len(open_), backend.batch_size):
+            batch = open_[start : start + backend.batch_size]
+            replies = backend.replies([_again(requests[i], complaints.get(i)) for i in batch])
+            for i, reply in zip(batch, replies, strict=True):
+                result, complaint = _read(requests[i], reply)
+                usage[i] += _used(reply, bad=complaint is not None)
+                if complaint is not None:
+                    complaints[i] = complaint
+                    if attempt + 1 == attempts:
+                        result = Filled(
+                            None, f"no usable answer in {attempts} attempts: {complaint}", Usage()
+                        )
+                elif isinstance(reply, Reply) and cache is not None:
+                    cache.put(backend.name, requests[i], reply)
+                filled[i] = None if result is None else dataclasses.replace(result, usage=usage[i])
     return [result for result in filled.values() if result is not None]
 
 

@@ -48,7 +48,7 @@ class Endpoint:
         self._client = _client(self._openai, config, self._key)
         self._pace = Pace(config.requests_per_minute)
         self._stopped = threading.Event()
-        self._answered = False
+        self._answered, self._reason = False, ""
         self.workers = config.workers
         self.name = (
             f"{config.model} at {config.base_url}, temperature {config.temperature}, {config.structured}"
@@ -62,6 +62,10 @@ class Endpoint:
     def stop(self) -> None:
         """Ends all waits; tries under way end with their own timeout."""
         self._stopped.set()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
 
     def _reply(self, request: Request) -> Reply | Failure:
         settings = self._settings(request)
@@ -79,7 +83,7 @@ class Endpoint:
             if attempt < self._config.retries:
                 self._back_off(attempt, outcome.wait)
         if not self._answered:
-            raise InputError(
+            raise self._fatal(
                 f"endpoint {self._config.base_url}: it never answered ({problem}); is the server running, and is "
                 "backend.base_url right?"
             )
@@ -109,17 +113,23 @@ class Endpoint:
             key = "none was sent; name its variable in backend.api_key_env"
             if config.api_key_env is not None:
                 key = f"it was taken from ${config.api_key_env}"
-            raise InputError(f"{where}; it does not accept the key ({key})")
+            raise self._fatal(f"{where}; it does not accept the key ({key})")
         if status == 404 or 300 <= status < 400:
-            raise InputError(f"{where}; check backend.base_url and backend.model {config.model!r}")
+            raise self._fatal(f"{where}; check backend.base_url and backend.model {config.model!r}")
         if status == 402 or error.code == "insufficient_quota":
-            raise InputError(f"{where}; the account has no credit left; run the command again when it has")
+            raise self._fatal(f"{where}; the account has no credit left; run the command again when it has")
         wait = retry_after(error.response.headers, now=time.time())
         if wait is not None and wait > config.longest_wait_s:
-            raise InputError(
+            raise self._fatal(
                 f"{where}; it asks to wait {wait:.0f} s; run the command again then, or raise backend.longest_wait_s"
             )
         return _Trouble(problem, again=status in _BUSY or status >= 500, wait=wait)
+
+    def _fatal(self, message: str) -> InputError:
+        """The error that ends the run; other workers send nothing more, and end with the same words."""
+        self._reason = self._reason or message
+        self._stopped.set()
+        return InputError(message)
 
     def _back_off(self, attempt: int, asked: float | None) -> None:
         config = self._config
@@ -134,7 +144,7 @@ class Endpoint:
 
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
-            raise InputError(f"endpoint {self._config.base_url}: the run was stopped")
+            raise InputError(self._reason or f"endpoint {self._config.base_url}: the run was stopped")
 
     def _settings(self, request: Request) -> dict[str, Any]:
         config, form = self._config, request.form

@@ -85,6 +85,9 @@ class LocalBackend:
     def stop(self) -> None:
         """Nothing waits here: a batch under way is decoded to its end."""
 
+    def close(self) -> None:
+        """There is nothing to give back."""
+
 
 def _mesh(sizes: dict[str, int]) -> jax.sharding.Mesh | None:
     if not sizes:

@@ -97,3 +97,7 @@ class Backend(Protocol):
     def stop(self) -> None:
         """Ends waits of calls under way, from any thread; they raise `InputError`."""
         ...
+
+    def close(self) -> None:
+        """Gives back connections; nothing is asked after that."""
+        ...
