@@ -68,12 +68,16 @@ def test_a_completion_begins_with_its_prefix() -> None:
 
 def test_an_instruction_is_part_of_the_prompt() -> None:
     policy = tiny_policy()
-    prompts = []
     spy = Policy(policy.config, policy.params, loaded_processor=policy.processor)
-    spy.__dict__["rollout"] = lambda arrays, keys, sampling: prompts.append(np.asarray(arrays.input_ids))
-    spy.__dict__["completions"] = lambda rollout: []
+    rows = []
+
+    def prompt_arrays(prompts, forced=None, *, longest=0):
+        rows.extend(prompt.input_ids for prompt in prompts)
+        return policy.prompt_arrays(prompts, forced, longest=longest)
+
+    spy.__dict__["prompt_arrays"] = prompt_arrays
     spy.generate(pictures(), QUERIES, max_new_tokens=1, instructions=["Be brief.", None, None])
-    text = [policy.processor.tokenizer.decode(row) for row in prompts[0]]
+    text = [policy.processor.tokenizer.decode(row) for row in rows]
     assert [("Be brief." in line) for line in text] == [True, False, False]
 
 

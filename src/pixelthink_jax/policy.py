@@ -1,7 +1,7 @@
 """The policy as people use it: load a folder, ask questions about images, get texts; score tokens, export."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.processing.images import ImageSource
 from pixelthink_jax.processing.processor import Processor, Prompt
+from pixelthink_jax.rl.refill import PromptsToSample, Refill
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
 from pixelthink_jax.rl.sampling import row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
-from pixelthink_jax.types import Completion
+from pixelthink_jax.types import Completion, GenerationCost
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 _PROMPT_BUCKET = 64
@@ -156,10 +157,10 @@ class Policy:
             completion_prefix: Text every completion must begin with.
             seed: Of the sampling; the same question at the same place of the list draws the same completions
                 whatever the batch size.
-            batch_size: Questions decoded together.
+            batch_size: Questions decoded together; more questions than that refill the batches, see `rl.refill`.
 
         Returns:
-            A group of completions for each question.
+            A group of completions for each question, with what they cost.
 
         Raises:
             InputError: An image, a question or a setting cannot be used.
@@ -181,12 +182,29 @@ class Policy:
             for image, query, note in zip(images, queries, notes, strict=True)
         ]
         forced = self.processor.tokenizer.encode(completion_prefix)
-        groups: list[tuple[Completion, ...]] = []
-        for ids, batch in _batches(prompts, batch_size):
-            keys = row_keys(seed, 0, ids, group_size)
-            rollout = self.rollout(self.prompt_arrays(batch, forced), keys, sampling)
-            groups += self.completions(rollout)
-        return groups[: len(prompts)]
+        refill = Refill(self._decode_params, self.rules, sampling, self.config, self.processor.image_config)
+        groups: dict[int, tuple[Completion, ...]] = {}
+        for found in refill.sample(self._prompt_batches(prompts, forced, batch_size, group_size, seed)):
+            prompt = prompts[found.place]
+            cost = GenerationCost(len(prompt.input_ids), prompt.grid_thw, found.decode_slots, found.seconds)
+            groups[found.place] = tuple(
+                replace(self._completion(found.rollout, found.uncertainty, 0, g), cost=cost)
+                for g in range(group_size)
+            )
+        return [groups[place] for place in range(len(prompts))]
+
+    def _prompt_batches(
+        self, prompts: list[Prompt], forced: Int[np.ndarray, " n"], size: int, group_size: int, seed: int
+    ) -> Iterator[PromptsToSample]:
+        """Batches of one size, padded to one length, keys by place in the list; the last repeats its last prompt."""
+        longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
+        size = min(size, len(prompts))
+        for start in range(0, len(prompts), size or 1):
+            places = range(start, min(start + size, len(prompts)))
+            filled = np.minimum(np.arange(start, start + size), len(prompts) - 1)
+            keys = row_keys(seed, 0, jnp.asarray(filled), group_size)
+            arrays = self.prompt_arrays([prompts[i] for i in filled], forced, longest=longest)
+            yield PromptsToSample(arrays, keys, places)
 
     def rollout(self, prompts: PromptArrays, keys: Array, sampling: SamplingConfig) -> RolloutBatch:
         """Samples token arrays; `generate` without text."""
@@ -195,10 +213,16 @@ class Policy:
         )
 
     def prompt_arrays(
-        self, prompts: Sequence[Prompt], forced: Int[np.ndarray, " n"] | None = None
+        self, prompts: Sequence[Prompt], forced: Int[np.ndarray, " n"] | None = None, *, longest: int = 0
     ) -> PromptArrays:
-        """Pads prompts and puts them, their positions and the vision layout on the device."""
-        longest = max(len(prompt.input_ids) for prompt in prompts)
+        """Pads prompts and puts them, their positions and the vision layout on the device.
+
+        Args:
+            prompts: One image and one question each.
+            forced: Tokens every completion must begin with.
+            longest: Pad as for a prompt of that many tokens, where none of these is longer.
+        """
+        longest = max(longest, *(len(prompt.input_ids) for prompt in prompts))
         batch = self.processor.batch(prompts, pad_to=-(-longest // _PROMPT_BUCKET) * _PROMPT_BUCKET)
         grids = batch.image_grid_thw
         begin = np.zeros(0, np.int32) if forced is None else forced
@@ -281,11 +305,3 @@ def _logits(
     images = None if pixels is None else qwen_vl.encode_images(params, pixels, layout, config)
     embeds = qwen_vl.embed_prompt(params, input_ids, images, config)
     return qwen_vl.logits(params, qwen_vl.forward(params, embeds, positions, mask, config), config)
-
-
-def _batches(prompts: list[Prompt], size: int) -> Iterator[tuple[Int[Array, " b"], list[Prompt]]]:
-    """Cuts prompts into batches of one size, with each one's place in the list; the last repeats its last."""
-    size = min(size, len(prompts)) or 1
-    for start in range(0, len(prompts), size):
-        places = np.minimum(np.arange(start, start + size), len(prompts) - 1)
-        yield jnp.asarray(places), [prompts[i] for i in places]

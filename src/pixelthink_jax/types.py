@@ -49,6 +49,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class GenerationCost:
+    """What one completion cost; shared work is divided evenly among the completions it was done for.
+
+    Attributes:
+        prompt_tokens: Of the prompt, image tokens included.
+        image_grid: Patches of the image: (frames, rows, columns).
+        decode_slots: Rows of decode steps spent on it; a row that waits for longer ones spends them too.
+        seconds: Wall-clock time by stage, the compilation of new shapes included.
+    """
+
+    prompt_tokens: int
+    image_grid: tuple[int, int, int]
+    decode_slots: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled text.
 
@@ -58,6 +75,7 @@ class Completion:
         logprobs: float32 `[r]`, log-probability in nats of each token under the temperature-scaled distribution.
         uncertainty: Mean over tokens of `1 - (p1 - p2)`, the top-two probability gap (method section 5).
         finish_reason: `stop` if an end token was sampled, `length` if the token limit ended it.
+        cost: What it took; None where nobody measured.
     """
 
     text: str
@@ -65,6 +83,7 @@ class Completion:
     logprobs: np.ndarray
     uncertainty: float
     finish_reason: Literal["stop", "length"]
+    cost: GenerationCost | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A policy over a dataset: every example one row, in any frame, and what the rows say is what the models said."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -36,6 +37,11 @@ def truth(image: np.ndarray) -> str:
     return completion_text(thinking, tuple(box), (tuple(points[:2]), tuple(points[2:])))
 
 
+def untimed(rows):
+    """Rows without what a clock says."""
+    return [dataclasses.replace(row, seconds={}) for row in rows]
+
+
 def test_the_true_answers_score_full_marks():
     rows = evaluate_policy(scripted_policy(truth), SOURCE)
     assert [row.id for row in rows] == [SOURCE[i].id for i in range(7)]
@@ -66,14 +72,23 @@ def test_batches_have_one_size_and_no_example_counts_twice():
         policy,
         SOURCE,
         segmenter=segmenter,
-        generation=Generation(batch_size=3),
+        generation=Generation(batch_size=3, batches_in_flight=1),
         on_progress=lambda done, total: seen.append((done, total)),
     )
     assert len(rows) == 7 and seen == [(3, 7), (6, 7), (7, 7)]
-    assert [len(call["queries"]) for call in policy.calls] == [3, 3, 3]
+    assert [len(call["queries"]) for call in policy.calls] == [3, 3, 1]
     assert segmenter.batches == [8, 8, 8]
     alone = evaluate_policy(scripted_policy(truth), SOURCE, segmenter=BoxSegmenter())
-    assert rows == alone
+    assert untimed(rows) == untimed(alone)
+
+
+def test_the_longest_expected_go_first_and_rows_keep_their_order():
+    policy = scripted_policy(truth)
+    rows = evaluate_policy(policy, SOURCE, generation=Generation(batch_size=2, batches_in_flight=2))
+    assert [row.index for row in rows] == list(range(7))
+    first = policy.calls[0]["queries"]
+    difficulties = {SOURCE[i].query: SOURCE[i].difficulty for i in range(4)}
+    assert [difficulties[query] for query in first] == sorted(difficulties.values(), reverse=True)
 
 
 @pytest.mark.parametrize("frame", ["rel1000", "pixels1260", "model_pixels"])
@@ -121,13 +136,13 @@ def test_how_the_policy_is_asked():
     )
     evaluate_policy(policy, FirstExamples(SOURCE, 2), generation=generation)
     [call] = policy.calls
-    assert call.pop("queries") == [SOURCE[0].query, SOURCE[1].query]
+    assert sorted(call.pop("queries")) == sorted([SOURCE[0].query, SOURCE[1].query])
     assert call == {
         "max_new_tokens": 9,
         "completion_prefix": "<think>Hm",
         "instructions": ["Be brief.", "Be brief."],
         "max_thinking_tokens": 4,
-        "batch_size": 2,
+        "batch_size": 32,
     }
 
 

@@ -92,8 +92,8 @@ def test_the_box_of_the_mask_where_there_is_no_solution():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"solution": None, "mask": None}, "no solution and no target pixels"),
-        ({"solution": None, "mask": np.zeros((4, 4), bool)}, "no solution and no target pixels"),
+        ({"solution": None, "mask": None}, "no solution and no mask"),
+        ({"mask": np.zeros((4, 8), bool)}, "example a: its mask is 8x4 pixels, its image 84x84"),
         ({"solution": "<box>(1, 2)</box>"}, "no readable box"),
         ({"mask": None}, "it has no mask; set segmenter to null"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.summary import bootstrap, summarise
 
 
@@ -69,7 +69,7 @@ def test_no_masks_no_mask_measures():
 
 
 def test_nothing_cannot_be_summarised():
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="no row to summarise"):
         summarise([])
 
 

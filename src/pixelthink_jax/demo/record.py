@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelthink_jax.evaluation.comparison import Change
-from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.runtime.meter import Metrics
 from pixelthink_jax.types import Example, Segmentation
 

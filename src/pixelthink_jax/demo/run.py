@@ -24,8 +24,8 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.comparison import compare
 from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.evaluation.length_table import LengthTable
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.runner import evaluate_policy
-from pixelthink_jax.evaluation.scoring import Row
 from pixelthink_jax.evaluation.summary import summarise
 from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.policy import Policy

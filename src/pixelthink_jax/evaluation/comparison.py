@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.summary import ALL, LEVELS, Estimate, bootstrap
 
 Columns = tuple[Float[np.ndarray, " n"], ...]
@@ -74,6 +74,11 @@ def compare(
     ids = [row.id for row in before]
     if not before or not after or any([row.id for row in rows] != ids for rows in after):
         raise ValueError("compare needs rows of the same examples in the same order")
+    # What one of them leaves out of its averages is compared in none.
+    kept = [i for i in range(len(ids)) if all(rows[i].skipped is None for rows in (before, *after))]
+    if not kept:
+        raise ValueError("compare needs an example that no run skips")
+    before, after = [before[i] for i in kept], tuple([rows[i] for i in kept] for rows in after)
     chosen = {level: [i for i, row in enumerate(before) if row.level == level] for level in LEVELS}
     chosen = {level: index for level, index in chosen.items() if index} | {ALL: list(range(len(before)))}
     return {

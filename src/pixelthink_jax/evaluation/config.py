@@ -5,8 +5,13 @@ from typing import Literal
 
 from pixelthink_jax.data.shapes import SPLIT_SIZES
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.evaluation.published import PublishedKey
 
 Style = Literal["free", "none", "short", "medium", "long"]
+ProtocolName = Literal["pixelthink", "seg_zero", "seg_zero_multi", "vision_reasoner", "lisa", "lens"]
+Role = Literal["tune", "report"]
+REPORTING_SPLITS = ("test", "ood")
+"""Splits that only report: training or tuning on them would void what is reported."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Generation:
     Attributes:
         max_new_tokens: Longest completion.
         batch_size: Questions decoded together.
+        batches_in_flight: Batches whose questions are read at once, sorted by expected length and refilled from each
+            other; more keep decoding busier and cost memory for their images and prompts.
         completion_prefix: Text every completion must begin with.
         instruction: Sentence added to every prompt; None leaves each example its own.
         max_thinking_tokens: Tokens after which a thought is closed; None sets no limit.
@@ -49,12 +56,13 @@ class Generation:
 
     max_new_tokens: int = 512
     batch_size: int = 32
+    batches_in_flight: int = 4
     completion_prefix: str = ""
     instruction: str | None = None
     max_thinking_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
+        for name in ("max_new_tokens", "batch_size", "batches_in_flight"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -71,6 +79,14 @@ class EvalConfig:
         styles: `free` lets the policy think as it likes; the others force the first words of the shape world's
             chains of that style, and with them the length.
         generation: How the policy is asked; `completion_prefix` counts for `free` only.
+        protocol: How answers are read and scored, see `evaluation.protocols`.
+        bad_rows: `stop` ends the run at an example that cannot be evaluated; `count` goes on and lists it.
+        judge: Who judges the thoughts; `shapereason` compares them with the scene they are about.
+        size_billions: Parameters of the policy in billions, as the cost measures weigh them; None counts them.
+        role: What the questions are for: `tune` chooses settings, `report` reports them. None takes `report`, and
+            `tune` for the splits of the shape world that are not reported on.
+        chosen_on: The split that chose the settings of the policy, named in the report; None says none is known.
+        published: Key of the published numbers to set beside, see `evaluation.published`; None sets none.
         dtype: Dtype of the policy's parameters and computation.
         seed: Of the bootstrap.
     """
@@ -81,9 +97,29 @@ class EvalConfig:
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     styles: tuple[Style, ...] = ("free",)
     generation: Generation = field(default_factory=Generation)
+    protocol: ProtocolName = "pixelthink"
+    bad_rows: Literal["stop", "count"] = "stop"
+    judge: Literal["shapereason"] | None = None
+    size_billions: float | None = None
+    role: Role | None = None
+    chosen_on: str | None = None
+    published: PublishedKey | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
+    @property
+    def split_role(self) -> Role:
+        """What the questions are for, as given or by their split."""
+        tunes = self.data.name == "shapereason" and self.data.split not in REPORTING_SPLITS
+        return self.role or ("tune" if tunes else "report")
+
     def __post_init__(self) -> None:
+        if self.chosen_on is not None and self.chosen_on == self.data.split and self.split_role == "report":
+            raise InputError(
+                f"chosen_on: the settings were chosen on {self.chosen_on}, which is what this run reports; report on "
+                "another split, or set role: tune"
+            )
+        if self.size_billions is not None and self.size_billions <= 0:
+            raise InputError(f"size_billions must be positive, got {self.size_billions}")
         if not self.styles or len(set(self.styles)) != len(self.styles):
             raise InputError(f"styles must name each style once and at least one, got {list(self.styles)}")

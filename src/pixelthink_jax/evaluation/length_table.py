@@ -14,8 +14,8 @@ from typing import Any
 from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.data.shapes import OPENINGS
 from pixelthink_jax.evaluation.config import Generation, Style
+from pixelthink_jax.evaluation.rows import Row, write_rows, write_text
 from pixelthink_jax.evaluation.runner import evaluate_policy
-from pixelthink_jax.evaluation.scoring import Row
 from pixelthink_jax.evaluation.summary import Estimate, LevelSummary, summarise
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.segmenter import Segmenter
@@ -57,20 +57,23 @@ class LengthTable:
             for style, levels in self.summaries.items()
         }
 
-    def save(self, folder: str | Path, *, about: dict[str, Any]) -> None:
+    def save(
+        self, folder: str | Path, *, about: dict[str, Any], details: dict[str, Any] | None = None
+    ) -> None:
         """Writes `rows_<style>.jsonl`, `summary.json` and `table.md`.
 
         Args:
             folder: Made if absent; files of an earlier evaluation are replaced.
             about: What was evaluated, kept beside the numbers.
+            details: Further numbers by chain style.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for style, rows in self.rows.items():
-            lines = [json.dumps(dataclasses.asdict(row)) for row in rows]
-            _write(folder / f"rows_{style}.jsonl", "\n".join(lines) + "\n")
-        _write(folder / "summary.json", json.dumps({"about": about, "styles": self.tree()}, indent=1) + "\n")
-        _write(folder / "table.md", self.markdown() + "\n")
+            write_rows(folder / f"rows_{style}.jsonl", rows)
+        tree = {"about": about, "styles": self.tree()} | ({} if details is None else {"details": details})
+        write_text(folder / "summary.json", json.dumps(tree, indent=1) + "\n")
+        write_text(folder / "table.md", self.markdown() + "\n")
 
 
 def forced_length_table(
@@ -156,10 +159,3 @@ def number(estimate: Estimate) -> str:
 
 def _bind(on_progress: StyleProgress, style: str) -> Callable[[int, int], None]:
     return lambda done, total: on_progress(style, done, total)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a kill leaves no half of a file."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

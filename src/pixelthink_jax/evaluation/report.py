@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation
 from pixelthink_jax.evaluation.comparison import Change
 from pixelthink_jax.evaluation.html import Html, image, join, table, tag
 from pixelthink_jax.evaluation.metrics import mask_iou
-from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.summary import ALL, Estimate, LevelSummary
 from pixelthink_jax.segmentation import draw_overlay
 from pixelthink_jax.types import Answer, Example, Segmentation

@@ -1,41 +1,106 @@
 """A whole evaluation from its config: models and data opened, questions asked, results written."""
 
+import dataclasses
 from pathlib import Path
 
+import jax
+
 from pixelthink_jax.config import to_tree
+from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalConfig
-from pixelthink_jax.evaluation.length_table import LengthTable, StyleProgress, forced_length_table
+from pixelthink_jax.evaluation.config import EvalConfig, Style
+from pixelthink_jax.evaluation.details import Details, details_of
+from pixelthink_jax.evaluation.efficiency import mean_gflops
+from pixelthink_jax.evaluation.evaluation_page import evaluation_page
+from pixelthink_jax.evaluation.length_table import LengthTable, StyleProgress, style_prefix
+from pixelthink_jax.evaluation.protocols import evaluation_protocol
+from pixelthink_jax.evaluation.resume import StyleFiles, claim_folder
+from pixelthink_jax.evaluation.rows import Row, write_text
+from pixelthink_jax.evaluation.runner import BadExample, Evaluator
+from pixelthink_jax.evaluation.shapereason_judge import judge_rows
 from pixelthink_jax.segmentation import check_out_dir, default_folder, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
 
 
 def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) -> LengthTable:
-    """Runs an evaluation and writes its rows, summary and table to `config.out`.
+    """Runs an evaluation and writes its rows, summary, table and report to `config.out`.
+
+    What an earlier run of the same evaluation has done is read and not done again, see `evaluation.resume`.
 
     Args:
         config: Models, questions and chain styles.
-        on_progress: Called with (style, examples done, examples in all) after each batch.
+        on_progress: Called with (style, examples done, examples in all) after each window of batches.
 
     Raises:
-        InputError: A model, the dataset or the folder cannot be used; nothing has been written then.
+        InputError: A model, the dataset or the folder cannot be used; nothing has been written then. Or an example
+            cannot be evaluated and `bad_rows` says to stop; what was computed before it is kept.
     """
-    data = config.data
+    data, policy_folder = config.data, model_folder(config.policy)
+    segmenter_folder = None if config.segmenter is None else model_folder(config.segmenter)
     check_out_dir(config.out)
     source = open_source(data.name, split=data.split, path=data.path, examples=data.examples)
-    segmenter = None if config.segmenter is None else load_segmenter(model_folder(config.segmenter))
-    table = forced_length_table(
-        load_policy(model_folder(config.policy), dtype=config.dtype),
-        source,
-        styles=config.styles,
-        segmenter=segmenter,
-        generation=config.generation,
-        seed=config.seed,
-        on_progress=on_progress,
-    )
-    table.save(config.out, about=to_tree(config))
+    segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder)
+    policy = load_policy(policy_folder, dtype=config.dtype)
+    folder = claim_folder(config, (policy_folder, segmenter_folder, data.path))
+    size = config.size_billions or sum(leaf.size for leaf in jax.tree.leaves(policy.params)) / 1e9
+    rows: dict[str, list[Row]] = {}
+    details: dict[str, Details] = {}
+    for style in config.styles:
+        prefix = config.generation.completion_prefix if style == "free" else style_prefix(style)
+        evaluator = Evaluator(
+            policy,
+            segmenter,
+            dataclasses.replace(config.generation, completion_prefix=prefix),
+            evaluation_protocol(config.protocol),
+            keep_going=config.bad_rows == "count",
+        )
+        found, bad = _style_rows(evaluator, source, StyleFiles(folder, style), style, on_progress)
+        rows[style] = judge_rows(found) if config.judge == "shapereason" else found
+        _check_counted(rows[style], bad)
+        gflops = mean_gflops(found, policy.config, segmenter)
+        details[style] = details_of(
+            rows[style], bad=len(bad), size_billions=size, gflops=gflops, seed=config.seed
+        )
+    table = LengthTable(rows, {style: found.summaries for style, found in details.items()})
+    about = to_tree(config) | {"role": config.split_role}
+    table.save(folder, about=about, details={style: found.tree() for style, found in details.items()})
+    write_text(folder / "report.html", evaluation_page(about, rows, details, source))
     return table
+
+
+def _style_rows(
+    evaluator: Evaluator,
+    source: ExampleSource,
+    files: StyleFiles,
+    style: Style,
+    on_progress: StyleProgress | None,
+) -> tuple[list[Row], list[BadExample]]:
+    """Rows of one chain style, in the order of the dataset: those that are there, and the others computed."""
+    rows, bad = files.load()
+    if files.finished.is_file() and len(rows) + len(bad) == len(source):
+        return rows, bad
+    done = {row.index for row in rows} | {item.index for item in bad}
+    left = [index for index in range(len(source)) if index not in done]
+    for window in evaluator.windows(source, left):
+        files.append(window)
+        rows += [item for item in window if isinstance(item, Row)]
+        bad += [item for item in window if isinstance(item, BadExample)]
+        if on_progress:
+            on_progress(style, len(rows) + len(bad), len(source))
+    rows.sort(key=lambda row: row.index)
+    files.finish(rows)
+    return rows, bad
+
+
+def _check_counted(rows: list[Row], bad: list[BadExample]) -> None:
+    if not any(row.skipped is None for row in rows):
+        why = (
+            bad[0].problem
+            if bad
+            else f"the protocol skips all of them, the first because of: {rows[0].skipped}"
+        )
+        raise InputError(f"data: none of its {len(rows) + len(bad)} examples counts; {why}")
 
 
 def model_folder(name: str) -> Path:

@@ -1,25 +1,29 @@
 """A policy, and where there is one a segmenter, over a dataset: batches in, one scored row per example out.
 
-    examples -> greedy completions -> usable answer -> mask -> `scoring.Row`
+    examples -> greedy completions -> the protocol's reading -> masks -> `rows.Row`
 
-Every example gives one row. The last batch is filled up by repeating its last example, so that one program is
-compiled for all of them; what was repeated is not scored twice. Answers and masks are those of `segmentation.segment`,
-found for a whole batch at once.
+Every example gives one row, also one that the protocol skips. Examples are read some batches at a time and handed to
+the policy longest first; within one call the policy refills its batches with what is left of the others
+(`rl.refill`), so that few rows wait for a long one.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pixelthink_jax.answers import parse_completion, usable_answer, usable_targets
+from pixelthink_jax.answers import parse_completion
 from pixelthink_jax.data.pipeline import ExampleSource
-from pixelthink_jax.data.targets import FRAME
+from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import Generation
-from pixelthink_jax.evaluation.scoring import Judged, Row, score_row, thought
+from pixelthink_jax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, read_answer
+from pixelthink_jax.evaluation.rows import Row
+from pixelthink_jax.evaluation.scoring import Drawn, Judged, score_row, true_box
 from pixelthink_jax.policy import Policy
-from pixelthink_jax.processing.policy_format import frame_size
 from pixelthink_jax.processing.processor import Processor
-from pixelthink_jax.segmentation import answer_in_image, best_mask
+from pixelthink_jax.processing.prompts import user_text
+from pixelthink_jax.segmentation import best_mask
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Completion, Example
 
@@ -28,12 +32,121 @@ Progress = Callable[[int, int], None]
 _SEGMENTER_BATCH = 8
 
 
+@dataclass(frozen=True)
+class BadExample:
+    """An example that could not be evaluated, and why.
+
+    Attributes:
+        index: Its place in the dataset.
+        problem: One line.
+    """
+
+    index: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What every batch of an evaluation uses.
+
+    Attributes:
+        policy: What is asked.
+        segmenter: Draws the masks; None scores boxes only.
+        generation: How the policy is asked.
+        protocol: How answers are read and scored.
+        keep_going: Examples that cannot be evaluated are handed out as `BadExample` instead of ending the run.
+    """
+
+    policy: Policy
+    segmenter: Segmenter | None = None
+    generation: Generation = Generation()
+    protocol: EvaluationProtocol = PROTOCOLS["pixelthink"]
+    keep_going: bool = False
+
+    def windows(self, source: ExampleSource, indices: Sequence[int]) -> Iterator[list[Row | BadExample]]:
+        """Rows of the examples at `indices`, some batches at a time, in their order.
+
+        Raises:
+            InputError: An example has no truth to compare with, or an image or a question cannot be used.
+        """
+        room = self.generation.batch_size * self.generation.batches_in_flight
+        for start in range(0, len(indices), room):
+            yield self._window(source, indices[start : start + room])
+
+    def _window(self, source: ExampleSource, indices: Sequence[int]) -> list[Row | BadExample]:
+        found: dict[int, Row | BadExample] = {}
+        examples: list[tuple[int, Example, float]] = []
+        for index in indices:
+            start = time.perf_counter()
+            try:
+                example = source[index]
+                # A question that cannot be asked is found here, before it would stop a whole batch.
+                user_text(self.policy.processor.format.prompt, example.query)
+                true_box(example)
+            except InputError as error:
+                found[index] = self._bad(index, error)
+                continue
+            examples.append((index, example, time.perf_counter() - start))
+        examples.sort(key=lambda item: expected_length(item[1]), reverse=True)
+        if examples:
+            found |= self._rows(examples)
+        return [found[index] for index in indices]
+
+    def _rows(self, read: list[tuple[int, Example, float]]) -> dict[int, Row | BadExample]:
+        """Asks, reads, draws and scores."""
+        examples = [example for _, example, _ in read]
+        completions = ask(self.policy, examples, self.generation)
+        judged = [self._judge(*pair) for pair in zip(examples, completions, strict=True)]
+        drawn = [None] * len(examples) if self.segmenter is None else draw(self.segmenter, examples, judged)
+        rows: dict[int, Row | BadExample] = {}
+        for (index, example, seconds), said, masks in zip(read, judged, drawn, strict=True):
+            try:
+                rows[index] = score_row(
+                    example,
+                    said,
+                    answer_format=self.policy.processor.format.answer_format,
+                    protocol=self.protocol,
+                    drawn=masks,
+                    index=index,
+                    seconds={"reading": seconds},
+                )
+            except InputError as error:
+                rows[index] = self._bad(index, error)
+        return rows
+
+    def _judge(self, example: Example, completion: Completion) -> Judged:
+        processor, parsed = self.policy.processor, parse_completion(completion.text)
+        reading = read_answer(
+            parsed,
+            self.protocol,
+            processor.format,
+            image_size=(example.image.shape[1], example.image.shape[0]),
+            model_size=_model_size(processor, example),
+        )
+        return Judged(
+            completion=completion,
+            parsed=parsed,
+            answer=reading.answer,
+            targets=reading.targets,
+            answer_error=reading.error,
+            thinking_tokens=processor.tokenizer.count(reading.thinking),
+            boxes_840=reading.boxes_840,
+            thinking=reading.thinking,
+        )
+
+    def _bad(self, index: int, error: InputError) -> BadExample:
+        if not self.keep_going:
+            raise error
+        return BadExample(index, str(error))
+
+
 def evaluate_policy(
     policy: Policy,
     source: ExampleSource,
     *,
     segmenter: Segmenter | None = None,
     generation: Generation | None = None,
+    protocol: EvaluationProtocol = PROTOCOLS["pixelthink"],
     on_progress: Progress | None = None,
 ) -> list[Row]:
     """One row for each example of `source`, in order.
@@ -43,41 +156,34 @@ def evaluate_policy(
         source: The questions with their truth.
         segmenter: Draws the masks; None scores boxes only.
         generation: How the policy is asked.
-        on_progress: Called with (examples done, examples in all) after each batch.
+        protocol: How answers are read and scored.
+        on_progress: Called with (examples done, examples in all) after each window of batches.
 
     Raises:
         InputError: An example has no truth to compare with, or an image or a question cannot be used.
     """
-    generation = generation or Generation()
+    evaluator = Evaluator(policy, segmenter, generation or Generation(), protocol)
     rows: list[Row] = []
-    room = min(generation.batch_size, len(source))
-    while len(rows) < len(source):
-        examples = [source[i] for i in range(len(rows), min(len(rows) + room, len(source)))]
-        rows += _batch_rows(policy, segmenter, examples, generation, room)
+    for window in evaluator.windows(source, range(len(source))):
+        rows += (row for row in window if isinstance(row, Row))
         if on_progress:
             on_progress(len(rows), len(source))
     return rows
 
 
-def _batch_rows(
-    policy: Policy, segmenter: Segmenter | None, examples: list[Example], generation: Generation, room: int
-) -> list[Row]:
-    """Asks, reads, draws and scores one batch of at most `room` examples."""
-    completions = _ask(policy, examples + examples[-1:] * (room - len(examples)), generation)
-    judged = [_judge(policy.processor, *pair) for pair in zip(examples, completions, strict=False)]
-    masks = None if segmenter is None else _masks(segmenter, examples, judged)
-    return [
-        score_row(
-            example,
-            judged[i],
-            answer_format=policy.processor.format.answer_format,
-            mask=None if masks is None else masks[i],
-        )
-        for i, example in enumerate(examples)
-    ]
+def expected_length(example: Example) -> float:
+    """What the length of a completion is guessed from: the difficulty where it is known, then the words of the query.
+
+    A guess only: what it gets wrong is made up for by refilling, and nothing but time depends on it.
+
+    >>> expected_length(Example("a", np.zeros((1, 1, 3), np.uint8), "the red cup", difficulty=4.0))
+    4.03
+    """
+    return (example.difficulty or 0.0) + min(len(example.query.split()), 99) / 100
 
 
-def _ask(policy: Policy, examples: list[Example], generation: Generation) -> list[Completion]:
+def ask(policy: Policy, examples: Sequence[Example], generation: Generation) -> list[Completion]:
+    """One greedy completion for each example."""
     groups = policy.generate(
         [example.image for example in examples],
         [example.query for example in examples],
@@ -85,47 +191,47 @@ def _ask(policy: Policy, examples: list[Example], generation: Generation) -> lis
         max_thinking_tokens=generation.max_thinking_tokens,
         instructions=[generation.instruction or example.instruction for example in examples],
         completion_prefix=generation.completion_prefix,
-        batch_size=len(examples),
+        batch_size=generation.batch_size,
     )
     return [completion for [completion] in groups]
 
 
-def _judge(processor: Processor, example: Example, completion: Completion) -> Judged:
-    """Reads a completion: its box in the 840 frame, its objects in the image."""
-    format, parsed = processor.format, parse_completion(completion.text)
-    height, width = processor.resize(example.image).shape[:2]
-    answer, error = usable_answer(parsed, answer_format=format.answer_format)
-    if answer is not None:
-        answer = processor.to_image_px(answer, image_size=(FRAME, FRAME), model_size=(width, height))
-    frame = frame_size(format.coordinate_frame, model_size=(width, height))
-    size = (example.image.shape[1], example.image.shape[0])
-    written, _ = usable_targets(parsed, answer_format=format.answer_format)
-    placed = [answer_in_image(target, frame=frame, image_size=size) for target in written]
-    targets = tuple(target for target in placed if target is not None)
-    if answer is not None and not targets:
-        error = "the box of the answer lies outside the image"
-    return Judged(
-        completion=completion,
-        parsed=parsed,
-        answer=answer if targets else None,
-        targets=targets,
-        answer_error=error,
-        thinking_tokens=processor.tokenizer.count(thought(parsed)),
-    )
-
-
-def _masks(segmenter: Segmenter, examples: list[Example], judged: list[Judged]) -> list[np.ndarray]:
+def draw(segmenter: Segmenter, examples: Sequence[Example], judged: Sequence[Judged]) -> list[Drawn]:
     """The union of the masks of each completion's objects, empty where it has none."""
+    start = time.perf_counter()
     masks = [np.zeros(example.image.shape[:2], bool) for example in examples]
+    scores: list[list[float]] = [[] for _ in examples]
+    for i, mask, score in _object_masks(segmenter, examples, judged):
+        masks[i] |= mask
+        scores[i].append(score)
+    drawn = sum(map(bool, scores))
+    share = (time.perf_counter() - start) / max(drawn, 1)
+    return [
+        Drawn(mask, float(np.mean(found)) if found else 0.0, share if found else 0.0)
+        for mask, found in zip(masks, scores, strict=True)
+    ]
+
+
+def _object_masks(
+    segmenter: Segmenter, examples: Sequence[Example], judged: Sequence[Judged]
+) -> Iterable[tuple[int, np.ndarray, float]]:
+    """Example, best mask and predicted IoU of every object; batches have one size, filled up with repeats."""
     asked = [(i, target) for i, item in enumerate(judged) for target in item.targets]
-    filled = asked + asked[-1:] * (-len(asked) % _SEGMENTER_BATCH)
-    drawn = segmenter.predict_batch(
-        [examples[i].image for i, _ in filled],
-        [target.box_xyxy for _, target in filled],
-        [target.points_xy for _, target in filled],
-        as_given=True,
-        batch_size=_SEGMENTER_BATCH,
-    )
-    for (i, _), found in zip(asked, drawn, strict=False):
-        masks[i] |= best_mask(found)[0]
-    return masks
+    for start in range(0, len(asked), _SEGMENTER_BATCH):
+        part = asked[start : start + _SEGMENTER_BATCH]
+        filled = part + part[-1:] * (_SEGMENTER_BATCH - len(part))
+        found = segmenter.predict_batch(
+            [examples[i].image for i, _ in filled],
+            [target.box_xyxy for _, target in filled],
+            [target.points_xy for _, target in filled],
+            as_given=True,
+            batch_size=_SEGMENTER_BATCH,
+        )
+        for (i, _), masks in zip(part, found, strict=False):
+            yield (i, *best_mask(masks))
+
+
+def _model_size(processor: Processor, example: Example) -> tuple[int, int]:
+    """`(width, height)` of the image as the policy sees it."""
+    height, width = processor.resize(example.image).shape[:2]
+    return width, height

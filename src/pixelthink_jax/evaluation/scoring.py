@@ -2,8 +2,8 @@
 
 The box is judged in the 840 frame with the released reward's IoU of inclusive pixels (`metrics.box_iou`), the mask
 at the size of the original image. Two readings of the text are kept apart: `valid` is the strict one, which the
-reward pays for; box and mask come from the usable one, which is what `segment` would show. A completion without a
-usable answer is scored as an empty mask and no box; it is never left out.
+reward pays for; box and mask come from the protocol's. A completion without an answer is scored as an empty mask and
+no box; only a protocol that says so leaves an example out, and the row says why.
 """
 
 from dataclasses import dataclass
@@ -21,57 +21,14 @@ from pixelthink_jax.answers import (
 )
 from pixelthink_jax.data.targets import box_to_frame, mask_box
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.metrics import box_iou, intersection_union
+from pixelthink_jax.evaluation.metrics import box_iou, exclusive_box_iou
+from pixelthink_jax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, score_mask
+from pixelthink_jax.evaluation.protocols.masks import target_pixels
+from pixelthink_jax.evaluation.protocols.reading import thought
+from pixelthink_jax.evaluation.rows import Row, encode_mask
 from pixelthink_jax.types import Answer, Box, Completion, Example
 
 BOX_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is known about one completion.
-
-    Attributes:
-        id: The example's.
-        level: Its difficulty level; None if unknown.
-        query_type: Kind of question, where the dataset names one.
-        query: The question.
-        text: The completion.
-        valid: The strict reading finds thought and answer in their format.
-        failure: First cause by which the strict reading fails; None for a valid completion.
-        answer_error: Why there is no usable answer; None when there is one.
-        box_iou: With the true box, in the 840 frame; 0 without a usable answer.
-        box_correct: `box_iou` is above 0.5.
-        points_in_box: Both points lie inside the completion's own box, edges included.
-        mask_iou: With the true mask; None when no masks were made.
-        intersection: Pixels in both masks.
-        union: Pixels in either; all of the true mask without a usable answer.
-        thinking_words: Words of the thought, an unclosed one included.
-        thinking_tokens: Its tokens.
-        completion_tokens: Tokens of the whole completion, the end token included.
-        uncertainty: Mean of one minus the top-two probability gap.
-        finish_reason: `stop` or `length`.
-    """
-
-    id: str
-    level: str | None
-    query_type: str | None
-    query: str
-    text: str
-    valid: bool
-    failure: str | None
-    answer_error: str | None
-    box_iou: float
-    box_correct: bool
-    points_in_box: bool
-    mask_iou: float | None
-    intersection: int | None
-    union: int | None
-    thinking_words: int
-    thinking_tokens: int
-    completion_tokens: int
-    uncertainty: float
-    finish_reason: str
 
 
 @dataclass(frozen=True)
@@ -81,10 +38,12 @@ class Judged:
     Attributes:
         completion: The text with its token statistics.
         parsed: The parsed text.
-        answer: Box and points of the first usable object, in the 840 frame; None without one.
-        targets: All usable objects, in pixels of the image, clipped to it.
+        answer: Box and points of the first object, in the 840 frame; None without one.
+        targets: All objects, in pixels of the image, as the segmenter is given them.
         answer_error: Why there is none; None when there is one.
         thinking_tokens: Tokens of the thought.
+        boxes_840: The box of each object, in the 840 frame.
+        thinking: The thought by the protocol's rule; None takes `protocols.reading.thought`.
     """
 
     completion: Completion
@@ -93,6 +52,23 @@ class Judged:
     targets: tuple[Target, ...]
     answer_error: str | None
     thinking_tokens: int
+    boxes_840: tuple[Box, ...] = ()
+    thinking: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the segmenter made of a completion's objects.
+
+    Attributes:
+        mask: bool `[H, W]`, the union of their masks; all False without objects.
+        score: Mean predicted IoU; 0 without objects.
+        seconds: Its share of the segmenter's time.
+    """
+
+    mask: np.ndarray
+    score: float = 0.0
+    seconds: float = 0.0
 
 
 def score_row(
@@ -101,22 +77,33 @@ def score_row(
     *,
     answer_format: AnswerFormat = "pixelthink_json",
     mask: Bool[np.ndarray, "H W"] | None = None,
+    protocol: EvaluationProtocol = PROTOCOLS["pixelthink"],
+    drawn: Drawn | None = None,
+    index: int = -1,
+    seconds: dict[str, float] | None = None,
 ) -> Row:
     """Compares one completion with one example.
 
     Args:
-        example: Needs a solution or a mask.
+        example: Needs a solution or a mask; a mask without target pixels and no solution is a question without a
+            target.
         judged: The completion.
         answer_format: Format the policy was asked to answer in.
         mask: Predicted mask at the size of the example's image; None where no masks are made.
+        protocol: How masks are scored.
+        drawn: The mask with its score and time, in place of `mask`.
+        index: Place of the example in its dataset.
+        seconds: Time by stage beside what the completion and the mask say themselves.
 
     Raises:
-        InputError: The example has no truth to compare with.
+        InputError: The example has no truth to compare with, or its mask is not of its image.
     """
-    answer, completion = judged.answer, judged.completion
+    drawn = Drawn(mask) if drawn is None and mask is not None else drawn
     failure = strict_failure(judged.parsed, answer_format=answer_format)
-    overlap = box_iou(answer.box_xyxy, true_box(example)) if answer else 0.0
-    intersection, union, iou = (None, None, None) if mask is None else _mask_scores(example, mask, answer)
+    thinking = thought(judged.parsed) if judged.thinking is None else judged.thinking
+    overlap, found = _box_scores(example, judged, protocol)
+    completion, cost = judged.completion, judged.completion.cost
+    spent = dict(seconds or {}) | (cost.seconds if cost else {})
     return Row(
         id=example.id,
         level=example.level,
@@ -127,16 +114,25 @@ def score_row(
         failure=failure,
         answer_error=judged.answer_error,
         box_iou=overlap,
-        box_correct=overlap > BOX_THRESHOLD,
-        points_in_box=answer is not None and _points_in_box(answer),
-        mask_iou=iou,
-        intersection=intersection,
-        union=union,
-        thinking_words=len(thought(judged.parsed).split()),
+        box_correct=found,
+        points_in_box=judged.answer is not None and _points_in_box(judged.answer),
+        thinking_words=len(thinking.split()),
         thinking_tokens=judged.thinking_tokens,
         completion_tokens=len(completion.token_ids),
         uncertainty=completion.uncertainty,
         finish_reason=completion.finish_reason,
+        response_words=judged.parsed.response_words,
+        index=index,
+        difficulty=example.difficulty,
+        protocol=protocol.name,
+        boxes_xyxy=[list(target.box_xyxy) for target in judged.targets],
+        points_xy=[[list(point) for point in target.points_xy] for target in judged.targets],
+        image_size=[example.image.shape[1], example.image.shape[0]],
+        prompt_tokens=cost.prompt_tokens if cost else 0,
+        image_grid=list(cost.image_grid) if cost else [],
+        decode_slots=cost.decode_slots if cost else 0.0,
+        seconds=spent if drawn is None else spent | {"segmenter": drawn.seconds},
+        **_mask_fields(example, judged, drawn, protocol),
     )
 
 
@@ -161,43 +157,64 @@ def strict_failure(
     return reading.failures[0]
 
 
-def thought(parsed: ParsedCompletion) -> str:
-    """Text of the thought; one that was never closed goes on to the answer or the end.
-
-    >>> from pixelthink_jax.answers import parse_completion
-    >>> thought(parse_completion("<think>it is the red one, no, the"))
-    'it is the red one, no, the'
-    """
-    if parsed.thinking is not None:
-        return parsed.thinking
-    return parsed.text.partition("<think>")[2].partition("<answer>")[0].strip()
-
-
-def true_box(example: Example) -> Box:
-    """The box to find, in the 840 frame: the solution's, or that of the mask.
+def true_box(example: Example) -> Box | None:
+    """The box to find, in the 840 frame: the solution's, or that of the mask; None for a mask without target pixels.
 
     Raises:
-        InputError: The example has neither, its solution is malformed, or its mask empty.
+        InputError: The example has neither, or its solution is malformed.
     """
     if example.solution is not None:
         return parse_solution(example.solution).box_xyxy
-    if example.mask is None or not example.mask.any():
+    if example.mask is None:
         raise InputError(
-            f"example {example.id}: it has no solution and no target pixels; evaluation needs one of them"
+            f"example {example.id}: it has no solution and no mask; evaluation needs one of them"
         )
-    height, width = example.mask.shape
-    x1, y1, x2, y2 = box_to_frame(mask_box(example.mask), width, height)
+    wanted = example.mask == 1
+    if not wanted.any():
+        return None
+    height, width = wanted.shape
+    x1, y1, x2, y2 = box_to_frame(mask_box(wanted), width, height)
     return float(x1), float(y1), float(x2), float(y2)
 
 
-def _mask_scores(
-    example: Example, mask: Bool[np.ndarray, "H W"], answer: Answer | None
-) -> tuple[int, int, float]:
-    """Intersection, union and IoU; an empty union is a hit for an answer that draws nothing, a miss for no answer."""
+def _box_scores(example: Example, judged: Judged, protocol: EvaluationProtocol) -> tuple[float, bool]:
+    """Box IoU, and whether the box was found; where there is none to find, whether none was given."""
+    truth = true_box(example)
+    if truth is None:
+        return 0.0, not judged.boxes_840 and judged.answer_error is None
+    if protocol.any_box:
+        overlap = max((exclusive_box_iou(box, truth) for box in judged.boxes_840), default=0.0)
+    else:
+        overlap = box_iou(judged.answer.box_xyxy, truth) if judged.answer else 0.0
+    return overlap, overlap > BOX_THRESHOLD
+
+
+def _mask_fields(example: Example, judged: Judged, drawn: Drawn | None, protocol: EvaluationProtocol) -> dict:
+    """Everything a row says about masks."""
+    if drawn is None:
+        return {"mask_iou": None, "intersection": None, "union": None}
     if example.mask is None:
         raise InputError(f"example {example.id}: it has no mask; set segmenter to null to score boxes only")
-    intersection, union = intersection_union(mask, example.mask)
-    return intersection, union, intersection / union if union else float(answer is not None)
+    try:
+        scored = score_mask(
+            drawn.mask,
+            example.mask,
+            protocol,
+            answered=judged.answer_error is None,
+            boxes=len(judged.boxes_840),
+        )
+    except InputError as error:
+        raise InputError(f"example {example.id}: {error}") from error
+    return {
+        "mask_iou": scored.iou,
+        "intersection": scored.intersection,
+        "union": scored.union,
+        "skipped": scored.skipped,
+        "mask_score": drawn.score,
+        "mask_counts": encode_mask(drawn.mask),
+        "mask_pixels": int(np.count_nonzero(drawn.mask)),
+        "target_pixels": target_pixels(example.mask, protocol.ignore),
+    }
 
 
 def _points_in_box(answer: Answer) -> bool:

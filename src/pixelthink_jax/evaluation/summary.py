@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.rows import Row, counted
 
 ALL = "all"
 LEVELS = ("easy", "medium", "hard")
@@ -70,11 +70,21 @@ def summarise(rows: Sequence[Row], *, resamples: int = 1000, seed: int = 0) -> d
     Raises:
         ValueError: There are no rows.
     """
-    if not rows:
-        raise ValueError("summarise needs at least one row")
-    groups = {level: [row for row in rows if row.level == level] for level in LEVELS}
-    groups = {level: group for level, group in groups.items() if group} | {ALL: list(rows)}
+    groups = by_level(rows)
     return {name: _summary(group, resamples, seed) for name, group in groups.items()}
+
+
+def by_level(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of each level that occurs, easiest first, and `all`; those that their protocol skips are left out.
+
+    Raises:
+        ValueError: There are no rows, or all are skipped.
+    """
+    kept = counted(rows)
+    if not kept:
+        raise ValueError(f"no row to summarise: {len(rows)} rows, all of them skipped")
+    groups = {level: [row for row in kept if row.level == level] for level in LEVELS}
+    return {level: group for level, group in groups.items() if group} | {ALL: kept}
 
 
 def bootstrap(

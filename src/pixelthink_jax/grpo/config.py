@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
 from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.rl.objective import LossConfig
@@ -13,9 +13,6 @@ from pixelthink_jax.rl.rewards import RewardConfig
 from pixelthink_jax.rl.rollout import SamplingConfig
 from pixelthink_jax.rl.step import StepConfig
 from pixelthink_jax.runtime.optim import OptimConfig
-
-REPORTING_SPLITS = ("test", "ood")
-"""Splits that only report: training or tuning on them would void what is reported."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pixelthink_jax.answers import ParsedCompletion, parse_completion
 from pixelthink_jax.data.targets import FRAME, difficulty_level
-from pixelthink_jax.evaluation.scoring import thought
+from pixelthink_jax.evaluation.protocols.reading import thought
 from pixelthink_jax.grpo.config import DifficultyConfig, TrainConfig
 from pixelthink_jax.grpo.custom_rewards import CustomReward
 from pixelthink_jax.grpo.difficulty import RELEASED_DEFAULT, Difficulty, shuffled, usable

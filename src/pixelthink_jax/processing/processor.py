@@ -246,14 +246,19 @@ def to_image_px(
     fx, fy = image_size[0] / frame[0], image_size[1] / frame[1]
 
     def point(x: float, y: float) -> Point:
-        return _scale(x, fx, rounding), _scale(y, fy, rounding)
+        return scale_coordinate(x, fx, rounding), scale_coordinate(y, fy, rounding)
 
     x1, y1, x2, y2 = answer.box_xyxy
     first, second = answer.points_xy
     return Answer(box_xyxy=(*point(x1, y1), *point(x2, y2)), points_xy=(point(*first), point(*second)))
 
 
-def _scale(value: float, factor: float, rounding: Rounding) -> float:
+def scale_coordinate(value: float, factor: float, rounding: Rounding) -> float:
+    """One coordinate times `factor`, rounded as `to_image_px` says.
+
+    >>> [scale_coordinate(5.0, 0.5, how) for how in ("float", "seg_zero_round", "half_up")]
+    [2.5, 2.0, 3.0]
+    """
     if rounding == "seg_zero_round":
         return float(round(int(value) * factor))
     return float(int(value * factor + 0.5)) if rounding == "half_up" else value * factor

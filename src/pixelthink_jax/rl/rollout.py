@@ -137,6 +137,26 @@ class _State:
     closing: Int[Array, "b g"]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Decoding:
+    """Completions under way, all at the same step: everything that belongs to their rows.
+
+    Attributes:
+        prefix: Keys and values of their prompts.
+        state: The decode loop's carry.
+        keys: One PRNG key per completion.
+        forced: Tokens every completion must begin with.
+        next_position: Position of each prompt's first completion token.
+    """
+
+    prefix: PrefixCache
+    state: _State
+    keys: Key[Array, "b g"]
+    forced: Int[AnyArray, "b n"]
+    next_position: Int[Array, " b"]
+
+
 def encode_prompt_images(
     params: Any,
     prompts: PromptArrays,
@@ -152,6 +172,9 @@ def encode_prompt_images(
     return qwen_vl.encode_images(
         params, pixels, prompts.layout, config, dtype=dtype, remat=remat, unroll=unroll
     )
+
+
+encode_for_rollout = jax.jit(encode_prompt_images, static_argnames=("config", "image_config"))
 
 
 def sample_completions(
@@ -180,48 +203,67 @@ def sample_completions(
     Returns:
         The completions, cut to the room that was needed.
     """
+    limits = rooms(sampling)
+    images = encode_for_rollout(params, prompts, config, image_config)
+    decoding = prefill_prompts(params, images, prompts, keys, rules, config, room=limits[0])
+    for room in limits:
+        decoding = decode_to_room(
+            params, decoding, room, rules, sampling, config, tokens_per_check=tokens_per_check
+        )
+        if room == limits[-1] or bool(jnp.all(decoding.state.done)):
+            break
+    return decoding.state.out
+
+
+def rooms(sampling: SamplingConfig) -> list[int]:
+    """Sizes of the completion cache, in tokens, that a rollout goes through."""
+    return [room for room in _ROOMS if room < sampling.max_new_tokens] + [sampling.max_new_tokens]
+
+
+def decode_to_room(
+    params: Any,
+    decoding: Decoding,
+    room: int,
+    rules: TokenRules,
+    sampling: SamplingConfig,
+    config: QwenVLConfig,
+    *,
+    tokens_per_check: int | None = None,
+) -> Decoding:
+    """Decodes until every completion is done or has `room` tokens. Arguments as `sample_completions`."""
     if tokens_per_check is None:
         tokens_per_check = 1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK
-    limits = [room for room in _ROOMS if room < sampling.max_new_tokens] + [sampling.max_new_tokens]
-    prefix, state = _start(params, prompts, keys, rules, config, image_config, room=limits[0])
-    limits_of_thought = jnp.int32(
-        -1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens
+    state = _run(
+        params,
+        decoding.prefix,
+        _grow(decoding.state, room, rules),
+        decoding.keys,
+        decoding.forced,
+        decoding.next_position,
+        rules,
+        jnp.float32(sampling.temperature or 1.0),
+        jnp.float32(sampling.top_p) if sampling.top_p < 1 else None,
+        jnp.int32(-1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens),
+        config,
+        greedy=sampling.temperature == 0,
+        top_k=sampling.top_k,
+        tokens_per_check=tokens_per_check,
     )
-    for room in limits:
-        state = _run(
-            params,
-            prefix,
-            _grow(state, room, rules),
-            keys,
-            prompts.forced,
-            prompts.next_position,
-            rules,
-            jnp.float32(sampling.temperature or 1.0),
-            jnp.float32(sampling.top_p) if sampling.top_p < 1 else None,
-            limits_of_thought,
-            config,
-            greedy=sampling.temperature == 0,
-            top_k=sampling.top_k,
-            tokens_per_check=tokens_per_check,
-        )
-        if room == limits[-1] or bool(jnp.all(state.done)):
-            break
-    return state.out
+    return dataclasses.replace(decoding, state=state)
 
 
-@partial(jax.jit, static_argnames=("config", "image_config", "room"))
-def _start(
+@partial(jax.jit, static_argnames=("config", "room"))
+def prefill_prompts(
     params: Any,
+    images: Float[Array, "n d"],
     prompts: PromptArrays,
     keys: Key[Array, "b g"],
     rules: TokenRules,
     config: QwenVLConfig,
-    image_config: ImageConfig,
     *,
     room: int,
-) -> tuple[PrefixCache, _State]:
-    """Encodes the images and prefills the prompts, each once, and lays out empty completions."""
-    images = encode_prompt_images(params, prompts, config, image_config)
+) -> Decoding:
+    """Prefills the prompts, each once, and lays out empty completions of `room` tokens."""
     embeds = qwen_vl.embed_prompt(params, prompts.input_ids, images, config)
     hidden, prefix = qwen_vl.prefill(params, embeds, prompts.positions, prompts.mask, config)
     b, g = keys.shape
@@ -236,7 +278,8 @@ def _start(
     )
     last = jnp.broadcast_to(hidden[:, -1:], (b, g, hidden.shape[-1]))
     suffix = qwen_vl.init_suffix_cache(config, b, g, room, embeds.dtype, unstacked=unstacked)
-    return prefix, _State(jnp.int32(0), last, suffix, out, zeros.astype(bool), zeros, zeros, zeros)
+    state = _State(jnp.int32(0), last, suffix, out, zeros.astype(bool), zeros, zeros, zeros)
+    return Decoding(prefix, state, keys, jnp.asarray(prompts.forced), prompts.next_position)
 
 
 def _grow(state: _State, room: int, rules: TokenRules) -> _State:

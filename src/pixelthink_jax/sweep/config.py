@@ -5,8 +5,8 @@ from typing import Any
 
 from pixelthink_jax.config import from_tree, read_tree
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
-from pixelthink_jax.grpo.config import REPORTING_SPLITS, TrainConfig
+from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
+from pixelthink_jax.grpo.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.evaluation.comparison import compare
 from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
-from pixelthink_jax.evaluation.scoring import Row
 from pixelthink_jax.evaluation.summary import ALL
 from pixelthink_jax.grpo import train
 from pixelthink_jax.policy import Policy

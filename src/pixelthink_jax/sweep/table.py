@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pixelthink_jax.evaluation.comparison import Change, compare
-from pixelthink_jax.evaluation.scoring import Row
+from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.summary import ALL, LEVELS
 
 
