@@ -64,6 +64,10 @@ COMMANDS = {
         "Score a policy and a segmenter on a dataset: gIoU, cIoU, valid answers, tokens.",
         "pixelthink evaluate --config configs/eval_shapereason.yaml",
     ),
+    "report": Command(
+        "Set finished evaluations side by side, with paired significance; writes an HTML page.",
+        "pixelthink report runs/eval_shapereason runs/mine --out comparison.html",
+    ),
     "prepare": Command(
         "Build a dataset as ArrayRecord files.",
         "pixelthink prepare shapes --out data",

@@ -26,6 +26,8 @@ def defaults(argv: list[str]) -> Args:
 def main(args: Args) -> None:
     """Evaluates with a bar for each style, and prints the table."""
     from pixelthink_jax.commands._progress import progress_bar
+    from pixelthink_jax.evaluation.measures import run_counts
+    from pixelthink_jax.evaluation.resume import bad_count
     from pixelthink_jax.evaluation.run import evaluate
 
     with progress_bar() as bar:
@@ -36,4 +38,6 @@ def main(args: Args) -> None:
 
         table = evaluate(EvalConfig(**settings_of(EvalConfig, args)), on_progress=show)
     print(table.markdown())
-    print(f"rows, summary.json and table.md are in {args.out}")
+    for style, rows in table.rows.items():
+        print(f"{style}, protocol {args.protocol}: {run_counts(rows, bad=bad_count(args.out, style)).line()}")
+    print(f"rows, summary.json, table.md and report.html are in {args.out}")

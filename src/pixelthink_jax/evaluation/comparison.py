@@ -89,6 +89,43 @@ def compare(
     }
 
 
+def p_value(
+    before: Float[np.ndarray, " n"], after: Float[np.ndarray, " n"], *, resamples: int = 10000, seed: int = 0
+) -> float:
+    """Two-sided paired bootstrap: how often another draw of the same examples would turn the sign of the change.
+
+    Args:
+        before: A measure of each example under the first run.
+        after: The same under the second, in the same order.
+        resamples: Resampled sets; no smaller p than one over them is claimed.
+        seed: Of the resampling.
+
+    Returns:
+        Twice the share of resampled mean differences on the other side of zero, at most 1.
+
+    >>> p_value(np.zeros(20), np.ones(20)), p_value(np.arange(9.0), np.arange(9.0))
+    (0.0002, 1.0)
+    """
+    difference, rng = (
+        np.asarray(after, np.float64) - np.asarray(before, np.float64),
+        np.random.default_rng(seed),
+    )
+    means: list[np.ndarray] = []
+    for start in range(0, resamples, 500):
+        index = rng.integers(len(difference), size=(min(500, resamples - start), len(difference)))
+        means.append(difference[index].mean(-1))
+    found = np.concatenate(means)
+    tail = max(min(float(np.mean(found <= 0)), float(np.mean(found >= 0))), 1 / resamples)
+    return min(2 * tail, 1.0)
+
+
+def paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of the examples that both runs have and neither skips, in the order of the first."""
+    others = {row.id: row for row in second if row.skipped is None}
+    kept = [row for row in first if row.skipped is None and row.id in others]
+    return kept, [others[row.id] for row in kept]
+
+
 def change_lines(changes: dict[str, dict[str, Change]]) -> list[str]:
     """Changes as a table for a terminal: gIoU, valid answers and tokens of thought, before and after, by level."""
     lines = [f"{'level':8} {'n':>4} {'gIoU':>14} {'valid %':>14} {'thinking tokens':>22}"]

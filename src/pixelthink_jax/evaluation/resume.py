@@ -75,6 +75,11 @@ class StyleFiles:
         self.unfinished.unlink(missing_ok=True)
 
 
+def bad_count(folder: str | Path, style: str) -> int:
+    """Examples of a chain style that could not be evaluated."""
+    return len(StyleFiles(Path(folder), style).load()[1])
+
+
 def claim_folder(config: EvalConfig, sources: Iterable[str | Path | None]) -> Path:
     """Makes the folder ready for an evaluation, and says so in `evaluation.json`.
 

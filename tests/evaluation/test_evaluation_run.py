@@ -1,0 +1,209 @@
+"""A whole evaluation on random models: stopped and continued, reported, compared; nothing it says is markup."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pixelthink_jax import cli
+from pixelthink_jax.data.sources import open_source
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.evaluation import run
+from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
+from pixelthink_jax.evaluation.details import details_of
+from pixelthink_jax.evaluation.evaluation_page import evaluation_page
+from pixelthink_jax.evaluation.published import published
+from pixelthink_jax.evaluation.resume import StyleFiles
+from pixelthink_jax.evaluation.rows import read_rows
+from pixelthink_jax.evaluation.run import evaluate
+from pixelthink_jax.evaluation.runs_page import runs_page
+from pixelthink_jax.evaluation.saved_runs import read_runs
+from tests.evaluation.test_report import HOSTILE, Reader
+from tests.evaluation.tiny import tiny_policy, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tiny_policy().export(folder / "policy")
+    tiny_segmenter().export(folder / "segmenter")
+    return folder
+
+
+def config(models, out, **changes) -> EvalConfig:
+    return EvalConfig(
+        **{
+            "out": str(out),
+            "policy": str(models / "policy"),
+            "segmenter": str(models / "segmenter"),
+            "data": EvalDataConfig(examples=5),
+            "generation": Generation(max_new_tokens=6, batch_size=2, batches_in_flight=1),
+            "judge": "shapereason",
+        }
+        | changes
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(models, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return out, evaluate(config(models, out))
+
+
+def untimed(rows):
+    return [dataclasses.replace(row, seconds={}) for row in rows]
+
+
+class Counting(run.Evaluator):
+    """Counts the examples that are asked, and stops where it is told to."""
+
+    asked = 0
+    stop_after = 10**9
+
+    def windows(self, source, indices):
+        for window in super().windows(source, indices):
+            if Counting.asked >= Counting.stop_after:
+                raise KeyboardInterrupt
+            Counting.asked += len(window)
+            yield window
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    monkeypatch.setattr(run, "Evaluator", Counting)
+    Counting.asked, Counting.stop_after = 0, 10**9
+    return Counting
+
+
+def test_a_run_writes_what_every_number_is_made_from(finished):
+    out, table = finished
+    assert sorted(p.name for p in out.iterdir()) == [
+        "evaluation.json", "report.html", "rows_free.jsonl", "summary.json", "table.md",
+    ]  # fmt: skip
+    rows = read_rows(out / "rows_free.jsonl")
+    assert rows == table.rows["free"] and [row.index for row in rows] == list(range(5))
+    summary = json.loads((out / "summary.json").read_text())
+    found = details_of(rows, size_billions=summary["details"]["free"]["size_billions"])
+    assert found.summaries == table.summaries["free"]
+    assert summary["details"]["free"]["measures"] == json.loads(json.dumps(found.tree()["measures"]))
+    assert summary["about"]["role"] == "report"
+    assert {"reading", "image_encoding", "prefill", "decoding", "segmenter"} >= set(rows[0].seconds)
+    assert set(summary["details"]["free"]["efficiency"]["gflops"]) >= {
+        "image_encoding",
+        "prefill",
+        "decoding",
+    }
+    text = (out / "report.html").read_text()
+    for heading in (
+        "By difficulty",
+        "Precision",
+        "Lengths",
+        "Time and arithmetic",
+        "best",
+        "reconstructed: SAT",
+    ):
+        assert heading in text
+
+
+def test_a_killed_run_goes_on_and_asks_nothing_twice(models, tmp_path, finished, counting):
+    settings = config(models, tmp_path / "out")
+    counting.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings)
+    files = StyleFiles(tmp_path / "out", "free")
+    assert len(files.unfinished.read_text().splitlines()) == 2 and not files.finished.exists()
+    with files.unfinished.open("a") as file:
+        file.write('{"id": "test-0-2", "lev')  # a line that the kill cut short
+    counting.stop_after = 10**9
+    table = evaluate(settings)
+    assert counting.asked == 5 and not files.unfinished.exists()
+    assert untimed(table.rows["free"]) == untimed(finished[1].rows["free"])
+    evaluate(dataclasses.replace(settings, role="tune", seed=3))
+    assert counting.asked == 5
+    evaluate(dataclasses.replace(settings, styles=("free", "none")))
+    assert counting.asked == 10
+
+
+def test_unfinished_rows_of_other_settings_are_not_mixed_in(models, tmp_path, counting):
+    settings = config(models, tmp_path / "out")
+    counting.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings)
+    with pytest.raises(InputError, match="unfinished rows of an evaluation with other settings"):
+        evaluate(dataclasses.replace(settings, protocol="lisa"))
+
+
+def test_examples_that_cannot_be_evaluated_are_listed_where_asked(models, tmp_path, capsys):
+    rows = [
+        {"id": "gone", "image": "nowhere.png", "query": "a", "solution": "x"},
+        {"id": "mute", "image": "a.png", "query": "...", "solution": "x"},
+        {"id": "good", "image": "a.png", "query": "the cup",
+         "solution": "<box>(1,2),(30,40)</box><points>(5,6),(7,8)</points>"},
+    ]  # fmt: skip
+    from PIL import Image
+
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--policy", str(models / "policy"), "--segmenter", "None", "--data.name", "jsonl"]
+    flags += ["--data.path", str(tmp_path / "rows.jsonl"), "--generation.max-new-tokens", "4"]
+    flags += ["--out", str(tmp_path / "out")]
+    assert cli.main(["evaluate", *flags]) == 2
+    assert "nowhere.png" in capsys.readouterr().err
+    assert cli.main(["evaluate", *flags, "--bad-rows", "count"]) == 0
+    assert "3 examples: 1 counted (1 of them failed" in capsys.readouterr().out
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad_free.jsonl").read_text().splitlines()]
+    assert [item["index"] for item in bad] == [0, 1] and "empty" in bad[1]["problem"]
+
+
+def test_runs_side_by_side(finished, models, tmp_path, capsys):
+    out, _ = finished
+    other = tmp_path / "other"
+    evaluate(
+        config(models, other, protocol="seg_zero", styles=("free", "none"), published="reasonseg_diff_test")
+    )
+    page = tmp_path / "pages" / "comparison.html"
+    assert cli.main(["report", str(out), str(other), "--out", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "other/none" in printed and "p = 1" in printed and "not significant" in printed
+    read = Reader(page.read_text())
+    for text in ("different protocols: pixelthink, seg_zero", "other/free against first", "Published numbers",
+                 "PixelThink-7B (published)", "5 examples that both have"):  # fmt: skip
+        assert text in read.text
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "no summary.json in it" in capsys.readouterr().err
+
+
+def test_no_text_of_a_model_or_a_dataset_is_markup(finished, tmp_path):
+    out, table = finished
+    rows = [
+        dataclasses.replace(
+            row, query=HOSTILE, text=f"<think>{HOSTILE}</think>", failure=HOSTILE, answer_error=HOSTILE, level=None,
+            query_type=HOSTILE, skipped=HOSTILE if row.index == 4 else None, reasoning={"score": 1.0, HOSTILE: 0.5},
+        )
+        for row in table.rows["free"]
+    ]  # fmt: skip
+    about = json.loads((out / "summary.json").read_text())["about"] | {
+        "policy": HOSTILE,
+        "chosen_on": HOSTILE,
+    }
+    details = details_of(rows, size_billions=1.0)
+    source = open_source("shapereason", split="test", examples=5)
+    pages = [evaluation_page(about, {HOSTILE: rows}, {HOSTILE: details}, source)]
+    [saved] = read_runs([out])
+    hostile = dataclasses.replace(saved, name=HOSTILE, about=about, rows=rows, details=details)
+    pages.append(runs_page([saved, hostile, hostile]))
+    for page in pages:
+        read = Reader(page)
+        assert "script" not in read.tags and not [
+            name for name, _ in read.attributes if name.startswith("on")
+        ]
+        assert "<script>alert(1)</script>" in read.text
+        page.encode("utf-8")
+
+
+def test_what_is_chosen_on_a_split_is_not_reported_on_it():
+    with pytest.raises(InputError, match="chosen_on: the settings were chosen on test"):
+        EvalConfig(chosen_on="test")
+    assert EvalConfig(data=EvalDataConfig(split="tuning"), chosen_on="tuning").split_role == "tune"
+    assert EvalConfig(chosen_on="tuning").split_role == "report"
+    assert all(row.source and (row.giou or row.ciou) for row in published("reasonseg_test"))
