@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from pixelthink_jax import cli
@@ -11,15 +12,18 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation import run
 from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
 from pixelthink_jax.evaluation.details import details_of
-from pixelthink_jax.evaluation.evaluation_page import evaluation_page
+from pixelthink_jax.evaluation.evaluation_page import evaluation_page, example_cards
+from pixelthink_jax.evaluation.protocols import PROTOCOLS
 from pixelthink_jax.evaluation.published import published
 from pixelthink_jax.evaluation.resume import StyleFiles
 from pixelthink_jax.evaluation.rows import read_rows
 from pixelthink_jax.evaluation.run import evaluate
+from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.runs_page import runs_page
 from pixelthink_jax.evaluation.saved_runs import read_runs
+from pixelthink_jax.types import Example
 from tests.evaluation.test_report import HOSTILE, Reader
-from tests.evaluation.tiny import tiny_policy, tiny_segmenter
+from tests.evaluation.tiny import BoxSegmenter, scripted_policy, tiny_policy, tiny_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +211,24 @@ def test_what_is_chosen_on_a_split_is_not_reported_on_it():
     assert EvalConfig(data=EvalDataConfig(split="tuning"), chosen_on="tuning").split_role == "tune"
     assert EvalConfig(chosen_on="tuning").split_role == "report"
     assert all(row.source and (row.giou or row.ciou) for row in published("reasonseg_test"))
+
+
+def test_masks_with_ignored_pixels_are_scored_by_protocol_and_pictured():
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:30, 10:50], mask[30:40, 10:50] = 1, 255
+    example = Example("a", np.full((60, 80, 3), 90, np.uint8), "the cup", mask=mask)
+    answer = '{"bbox": [105, 140, 525, 560], "points_1": [200, 200], "points_2": [300, 300]}'
+    policy = scripted_policy(lambda image: f"<think>a</think><answer>{answer}</answer>")
+    found = {
+        name: evaluate_policy(policy, [example], segmenter=BoxSegmenter(), protocol=PROTOCOLS[name])[0]
+        for name in ("pixelthink", "seg_zero", "lens")
+    }
+    assert [(row.intersection, row.union) for row in found.values()] == [
+        (800, 800),
+        (1200, 1200),
+        (800, 1200),
+    ]
+    assert [row.target_pixels for row in found.values()] == [800, 1200, 800]
+    assert all(row.box_iou > 0.6 for row in found.values())
+    cards = example_cards([found["seg_zero"]], [example])
+    assert Reader(cards).tags.count("img") == 1 and "all, best" in Reader(cards).text

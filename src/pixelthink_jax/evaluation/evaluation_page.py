@@ -9,6 +9,7 @@ import numpy as np
 from pixelthink_jax import __version__
 from pixelthink_jax.answers import parse_completion
 from pixelthink_jax.data.pipeline import ExampleSource
+from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation import report, report_tables
 from pixelthink_jax.evaluation.details import Details
 from pixelthink_jax.evaluation.html import Html, page, table, tag
@@ -108,7 +109,11 @@ def example_cards(rows: Sequence[Row], source: ExampleSource) -> Html:
         for row in ranked[-_SHOWN:]:
             chosen.setdefault(row.index, ("worst", row))
         for note, row in chosen.values():
-            example = source[row.index]
+            try:
+                example = source[row.index]
+            except InputError as error:  # its rows are there, its picture no longer is
+                cards.append(tag("figure", tag("b", row.query), tag("div", str(error), kind="soft")))
+                continue
             fits = example.mask is not None and example.mask.shape == example.image.shape[:2]
             shown = example if fits else _without_mask(example)
             cards.append(

@@ -153,7 +153,9 @@ def answer_card(
         note: Words before the question.
         large: Over the whole width of the page.
     """
-    picture = answer_picture(example.image, result, example.mask, width=width)
+    # A mask of three values outlines its target pixels only.
+    truth = None if example.mask is None else np.asarray(example.mask == 1)
+    picture = answer_picture(example.image, result, truth, width=width)
     iou = None if example.mask is None else mask_iou(result.mask, example.mask)
     facts = [
         example.level,

@@ -11,12 +11,12 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pixelthink_jax import __version__
 from pixelthink_jax.config import to_tree
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalConfig
+from pixelthink_jax.evaluation.config import EvalConfig, Style
 from pixelthink_jax.evaluation.rows import Row, read_rows, write_rows, write_text
 from pixelthink_jax.evaluation.runner import BadExample
 
@@ -98,15 +98,17 @@ def claim_folder(config: EvalConfig, sources: Iterable[str | Path | None]) -> Pa
     }
     path = folder / _NAME
     known = _read(path)
-    if known is not None and known != json.loads(json.dumps(wanted)):
-        unfinished = sorted(folder.glob("rows_*.unfinished.jsonl"))
+    if known != json.loads(json.dumps(wanted)):
+        files = [StyleFiles(folder, style) for style in get_args(Style)]
+        unfinished = [each.unfinished for each in files if each.unfinished.is_file()]
         if unfinished:
             raise InputError(
                 f"{unfinished[0]}: unfinished rows of an evaluation with other settings, models or data; finish that "
                 "one, remove its folder, or give another out"
             )
-        for old in (*folder.glob("rows_*.jsonl"), *folder.glob("bad_*.jsonl")):
-            old.unlink()
+        for each in files:
+            each.finished.unlink(missing_ok=True)
+            each.bad.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(wanted, indent=1) + "\n")
     return folder

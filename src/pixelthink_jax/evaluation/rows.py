@@ -140,7 +140,8 @@ def encode_mask(mask: Bool[np.ndarray, "H W"]) -> str:
     """
     from pycocotools import mask as coco
 
-    return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
+    counts: Any = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    return counts.decode("ascii")
 
 
 def decode_mask(counts: str, image_size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
