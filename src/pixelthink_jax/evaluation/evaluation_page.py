@@ -16,7 +16,7 @@ from pixelthink_jax.evaluation.html import Html, page, table, tag
 from pixelthink_jax.evaluation.plots import Point, histogram_figure, scatter
 from pixelthink_jax.evaluation.protocols import evaluation_protocol
 from pixelthink_jax.evaluation.protocols.reading import thought
-from pixelthink_jax.evaluation.published import published
+from pixelthink_jax.evaluation.published import PublishedKey, published
 from pixelthink_jax.evaluation.rows import Row, counted, decode_mask
 from pixelthink_jax.evaluation.summary import ALL, LEVELS, by_level
 from pixelthink_jax.types import Answer, Completion, Example, Segmentation
@@ -30,6 +30,8 @@ def evaluation_page(
     rows: Mapping[str, Sequence[Row]],
     details: Mapping[str, Details],
     source: ExampleSource,
+    *,
+    reference: PublishedKey | None = None,
 ) -> str:
     """The whole page.
 
@@ -38,6 +40,7 @@ def evaluation_page(
         rows: By chain style.
         details: By chain style.
         source: The questions, for the pictures.
+        reference: Whose published numbers to set beside; None sets none.
     """
     first = next(iter(rows))
     return page(
@@ -49,12 +52,12 @@ def evaluation_page(
         report_tables.counts_table({style: found.counts for style, found in details.items()}),
         *(part for style in rows for part in _style_parts(style, rows[style], details[style], len(rows))),
         tag("h2", "Accuracy against length of thought"),
-        accuracy_plot(details, about.get("published")),
+        accuracy_plot(details, reference),
         tag("h2", "Time and arithmetic"),
         report_tables.efficiency_table({style: found.efficiency for style, found in details.items()}),
         tag("h2", "Scores against cost"),
         report_tables.scores_table(details),
-        *_published_parts(about.get("published")),
+        *_published_parts(reference),
         tag("h2", f"The best and the worst answers ({first})"),
         report.legend(),
         example_cards(rows[first], source),

@@ -63,9 +63,11 @@ def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) ->
             rows[style], bad=len(bad), size_billions=size, gflops=gflops, seed=config.seed
         )
     table = LengthTable(rows, {style: found.summaries for style, found in details.items()})
-    about = to_tree(config) | {"role": config.split_role}
+    about = to_tree(config) | {"role": config.split_role, "chosen_on": config.chosen_on}
     table.save(folder, about=about, details={style: found.tree() for style, found in details.items()})
-    write_text(folder / "report.html", evaluation_page(about, rows, details, source))
+    write_text(
+        folder / "report.html", evaluation_page(about, rows, details, source, reference=config.published)
+    )
     return table
 
 
