@@ -69,8 +69,8 @@ COMMANDS = {
         "pixelthink report runs/eval_shapereason runs/mine --out comparison.html",
     ),
     "prepare": Command(
-        "Build a dataset as ArrayRecord files.",
-        "pixelthink prepare shapes --out data",
+        "Build a dataset as ArrayRecord files, or say what a file holds.",
+        "pixelthink prepare reasonseg --source ReasonSeg --out data",
     ),
     "annotate": Command(
         "Score difficulty and write reference chains for a dataset, by a large model.",

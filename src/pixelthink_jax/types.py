@@ -26,7 +26,7 @@ class Example:
         image: uint8 `[H, W, 3]`.
         query: The question in words.
         solution: `<box>(x1,y1),(x2,y2)</box><points>(x,y),(x,y)</points>`, integers in the 840 frame; None if unknown.
-        mask: bool `[H, W]` in original image pixels; None if unknown.
+        mask: bool `[H, W]` in pixels of `image`, or uint8 with 1 target and 255 ignore; None if unknown.
         difficulty: Mean of the three sub-scores, 1 to 10; None if unknown.
         level: Difficulty level by the paper's cut-offs 3.5 and 5.0; None if the difficulty is unknown.
         completion: Target text of supervised training (`<think>...</think><answer>...</answer>`); None if absent.

@@ -65,7 +65,7 @@ def test_windows_line_ends(tmp_path: Path) -> None:
         ({"image": "a.png"}, "line 2: expected an object with the keys image and query"),
         (
             {"image": "a.png", "query": "x", "answer": "y"},
-            "line 2: unknown key 'answer'; known are completion",
+            "line 2: unknown key 'answer'; known are box",
         ),
         ({"image": 3, "query": "x"}, "line 2: image is 3, expected a text"),
         ({"image": "a.png", "query": ["x"]}, "line 2: query is"),
@@ -89,8 +89,8 @@ def test_files_that_are_no_datasets(tmp_path: Path) -> None:
     path.write_bytes(b'{"query": "\xe9"}')
     with pytest.raises(InputError, match="not UTF-8"):
         JsonlSource(path)
-    with pytest.raises(InputError, match="'coco': expected shapereason, array_record or jsonl"):
-        open_source("coco")
+    with pytest.raises(InputError, match="'coco': expected shapereason, array_record, jsonl"):
+        open_source("coco", path=tmp_path)
     with pytest.raises(InputError, match="array_record"):
         open_source("array_record")
 

@@ -14,9 +14,9 @@ from pixelthink_jax.errors import InputError
 class Args:
     """Flags of `pixelthink bench`."""
 
-    what: Annotated[Literal["generate", "segmenter", "grpo"], tyro.conf.Positional]
-    """Greedy generation of a small Qwen2.5-VL, the encoder of SAM2 tiny at 1024x1024, or a GRPO step with the prefix
-    shared and repeated."""
+    what: Annotated[Literal["generate", "segmenter", "grpo", "data"], tyro.conf.Positional]
+    """Greedy generation of a small Qwen2.5-VL, the encoder of SAM2 tiny at 1024x1024, a GRPO step with the prefix
+    shared and repeated, or reading of 840x840 training examples on one core."""
     against: Literal["transformers"] | None = None
     """Time transformers in PyTorch too, in turns, with the same weights."""
     rounds: int = 5
@@ -65,9 +65,11 @@ def main(args: Args) -> None:
 
 
 def _measure(args: Args) -> list[Any]:
-    from pixelthink_jax.bench import measure_encoding, measure_generation, measure_grpo
+    from pixelthink_jax.bench import measure_encoding, measure_generation, measure_grpo, measure_reading
     from pixelthink_jax.verify.yardstick import TransformersPolicy, TransformersSegmenter
 
+    if args.what == "data":
+        return measure_reading(rounds=args.rounds)
     if args.what == "segmenter":
         rival = ("transformers", TransformersSegmenter) if args.against else None
         return measure_encoding(rounds=args.rounds, rival=rival)

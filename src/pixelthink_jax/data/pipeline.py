@@ -23,6 +23,14 @@ class ExampleSource(Protocol):
         ...
 
 
+class FileSource(ExampleSource, Protocol):
+    """A source that also has its pictures as they are encoded in its files."""
+
+    def picture(self, index: int, /) -> bytes:
+        """The encoded picture of a row."""
+        ...
+
+
 class ExampleStream:
     """A checkpointable iterator of batches; a context manager when worker processes should end early."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pixelthink_jax.data.config import DatasetName, FilesConfig, check_dataset
 from pixelthink_jax.data.shapes import SPLIT_SIZES
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.published import PublishedKey
@@ -20,20 +21,22 @@ class EvalDataConfig:
 
     Attributes:
         name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl` reads
-            rows {image, query, solution} with image paths relative to the file.
+            rows {image, query, solution} with image paths relative to the file; the others are published formats and
+            one's own data (docs/data.md).
         split: Split of the dataset; not read for `jsonl`.
         path: Folder or file; not read for `shapereason`.
+        files: Further files and column names of a published format.
         examples: Use only that many, from the start of the split; None uses all.
     """
 
-    name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
+    name: DatasetName = "shapereason"
     split: str = "test"
     path: str | None = None
     examples: int | None = None
+    files: FilesConfig = field(default_factory=FilesConfig)
 
     def __post_init__(self) -> None:
-        if self.name != "shapereason" and not self.path:
-            raise InputError(f"data: {self.name} needs a path")
+        check_dataset(self.name, self.path, self.files)
         if self.name == "shapereason" and self.split not in SPLIT_SIZES:
             raise InputError(f"data.split: got {self.split!r}, expected one of {', '.join(SPLIT_SIZES)}")
         if self.examples is not None and self.examples < 1:

@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) ->
     data, policy_folder = config.data, model_folder(config.policy)
     segmenter_folder = None if config.segmenter is None else model_folder(config.segmenter)
     check_out_dir(config.out)
-    source = open_source(data.name, split=data.split, path=data.path, examples=data.examples)
+    source = open_source(**vars(data))
     segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder)
     policy = load_policy(policy_folder, dtype=config.dtype)
     folder = claim_folder(config, (policy_folder, segmenter_folder, data.path))

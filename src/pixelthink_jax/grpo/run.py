@@ -4,7 +4,6 @@ Each step, in four sentences: the questions of the step are asked, each several 
 the completions are read and paid on the host; one jitted update follows (`rl.step`); what happened is logged.
 """
 
-import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -328,7 +327,7 @@ def _counts(scored: Scored, questions: Questions) -> Metrics:
 
 
 def _open(data: Any) -> ExampleSource:
-    return open_source(**dataclasses.asdict(data))
+    return open_source(**vars(data))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pixelthink_jax.data.config import DatasetName, FilesConfig, check_dataset
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.runtime.optim import OptimConfig
@@ -48,7 +49,8 @@ class DataConfig:
 
     Attributes:
         name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl`
-            reads rows {image, query, completion} with image paths relative to the file.
+            reads rows {image, query, completion} with image paths relative to the file; the others are published
+            formats and one's own data (docs/data.md), whose rows need completions to be trained on.
         split: Split of the dataset; not read for `jsonl`.
         task: Of `shapereason`: `reason`; `listing`, which names every object with its place; `pointing`, which asks
             for objects in random order, each by words that fit it alone, and says these again with their boxes; or
@@ -59,12 +61,13 @@ class DataConfig:
         most_objects: Of all tasks but `reason`, scenes of at most that many objects; None sets no limit.
         examples: Use only that many, from the start of the split; None uses all.
         path: Folder or file; not read for `shapereason`.
+        files: Further files and column names of a published format.
         given_until: A phrase; what stands before it in a completion is given and bears no loss, so that all of the
             gradient goes into what follows. Completions without it are learned whole. None learns everything.
         weight: Share of rows, relative to the other datasets of the stage.
     """
 
-    name: Literal["shapereason", "array_record", "jsonl"] = "shapereason"
+    name: DatasetName = "shapereason"
     split: str = "train"
     task: Literal["reason", "listing", "pointing", "finding"] = "reason"
     chain_style: Literal["none", "short", "medium", "long"] | None = None
@@ -73,6 +76,7 @@ class DataConfig:
     most_objects: int | None = None
     examples: int | None = None
     path: str | None = None
+    files: FilesConfig = field(default_factory=FilesConfig)
     given_until: str | None = None
     weight: float = 1.0
 
@@ -81,8 +85,7 @@ class DataConfig:
             raise InputError(f"data: weight must be positive, got {self.weight}")
         if self.given_until == "":
             raise InputError("data: given_until is empty; give a phrase, or leave it out")
-        if self.name != "shapereason" and not self.path:
-            raise InputError(f"data: {self.name} needs a path")
+        check_dataset(self.name, self.path, self.files)
         _at_least_one(self, "examples")
 
 

@@ -1,7 +1,5 @@
 """The rows of a stage, from the datasets its config names."""
 
-import dataclasses
-
 from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.data.sources import GivenBeginnings, MixedSource, open_source
 from pixelthink_jax.sft.config import DataConfig
@@ -16,7 +14,7 @@ def open_data(parts: tuple[DataConfig, ...], render_size: tuple[int, int] | None
     """
     sources = []
     for part in parts:
-        where = dataclasses.asdict(part)
+        where = dict(vars(part))
         del where["weight"], where["given_until"]
         source = open_source(**where, render_size=render_size)
         sources.append(source if part.given_until is None else GivenBeginnings(source, part.given_until))

@@ -155,7 +155,7 @@ def _rows(
     path = folder / f"rows_{name}.jsonl"
     if path.is_file():
         return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    source = open_source(**dataclasses.asdict(data))
+    source = open_source(**vars(data))
     rows = evaluate_policy(
         policy,
         source,
