@@ -31,7 +31,7 @@ def mask_solution(pixels: Bool[np.ndarray, "H W"]) -> str:
         ValueError: The mask is empty.
 
     >>> mask_solution(np.ones((2, 4), bool))
-    '<box>(0,0),(630,420)</box><points>(0,0),(420,0)</points>'
+    '<box>(0,0),(630,420)</box><points>(630,420),(210,420)</points>'
     """
     height, width = pixels.shape
     first, second = mask_points(pixels)

@@ -133,7 +133,7 @@ def plan_annotation(config: AnnotateConfig) -> Plan:
         InputError: The dataset cannot be opened, or the folder holds a run of other settings.
     """
     data = config.data
-    source = open_source(data.name, split=data.split, path=data.path, examples=data.examples)
+    source = open_source(**vars(data))
     _check_settings(config)
     finished = {row["row"] for row in RowFile(Path(config.out) / "annotations.jsonl").rows()}
     pending = tuple(row for row in range(len(source)) if row not in finished)

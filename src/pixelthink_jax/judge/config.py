@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from pixelthink_jax.data.config import DatasetName, FilesConfig, check_dataset
 from pixelthink_jax.errors import InputError
 
 Task = Literal["difficulty", "chains"]
@@ -126,15 +127,18 @@ class AnnotateDataConfig:
         name: Of the dataset.
         split: Split of the dataset.
         path: Folder or file.
+        files: Further files and column names of a published format.
         examples: Use only that many, from the start of the split; None uses all.
     """
 
-    name: str = "jsonl"
+    name: DatasetName = "jsonl"
     split: str = "train"
     path: str | None = None
     examples: int | None = None
+    files: FilesConfig = field(default_factory=FilesConfig)
 
     def __post_init__(self) -> None:
+        check_dataset(self.name, self.path, self.files)
         if self.examples is not None and self.examples < 1:
             raise InputError(f"data.examples must be at least 1, got {self.examples}; null uses all")
 
