@@ -76,6 +76,10 @@ COMMANDS = {
         "Score difficulty and write reference chains for a dataset, by a large model.",
         "pixelthink annotate --config configs/annotate_endpoint.yaml --estimate",
     ),
+    "plan": Command(
+        "Say whether a run fits a TPU slice or GPUs one does not have, and how fast it could be.",
+        "pixelthink plan --config configs/pixelthink_7b.yaml --topology v5e-16",
+    ),
     "verify": Command(
         "Say whether real weights work here: the first command for anyone who has some.",
         "pixelthink verify --policy models/Qwen2.5-VL-3B-Instruct --segmenter models/sam2.1-hiera-large",

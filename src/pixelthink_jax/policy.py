@@ -16,10 +16,12 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.processing.images import ImageSource
 from pixelthink_jax.processing.processor import Processor, Prompt
+from pixelthink_jax.rl.placement import decode_layout, place_prompts
 from pixelthink_jax.rl.refill import PromptsToSample, Refill
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
 from pixelthink_jax.rl.sampling import row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
+from pixelthink_jax.runtime.mesh import decode_mesh, in_use, mesh_of
 from pixelthink_jax.types import Completion, GenerationCost
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
@@ -57,7 +59,11 @@ class Policy:
             InputError: The folder is not a supported model, or a tensor is missing, unknown or of another
                 shape.
         """
-        sharding_for = None if mesh is None else qwen_vl.sharding_for(mesh)
+        sharding_for = None
+        if mesh is not None:
+            model = qwen_vl.read_model_config(path)
+            qwen_vl.check_mesh(model, mesh.shape)
+            sharding_for = qwen_vl.sharding_for(mesh, model)
         config, params = qwen_vl.read_folder(path, dtype=dtype, sharding_for=sharding_for)
         return cls(config=config, params=params, folder=Path(path))
 
@@ -83,10 +89,22 @@ class Policy:
             pad=tokenizer.special.pad,
         )
 
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The devices that the parameters are spread over; None on one device."""
+        return mesh_of(self.params["text"]["embed"])
+
     @cached_property
     def _decode_params(self) -> Any:
         """Per-layer parameters for the decode loop: a second copy of the text blocks, made once."""
-        return qwen_vl.unstack_layers(self.params)
+        if self.mesh is None:
+            return qwen_vl.unstack_layers(self.params)
+        return decode_layout(self.config, dtype=None, train=self.mesh, rollout=self._rollout_mesh)(self.params)
+
+    @cached_property
+    def _rollout_mesh(self) -> jax.sharding.Mesh | None:
+        """Where completions are decoded; None on one device."""
+        return None if self.mesh is None else decode_mesh(self.mesh)
 
     def logits(
         self,
@@ -184,13 +202,16 @@ class Policy:
         forced = self.processor.tokenizer.encode(completion_prefix)
         refill = Refill(self._decode_params, self.rules, sampling, self.config, self.processor.image_config)
         groups: dict[int, tuple[Completion, ...]] = {}
-        for found in refill.sample(self._prompt_batches(prompts, forced, batch_size, group_size, seed)):
-            prompt = prompts[found.place]
-            cost = GenerationCost(len(prompt.input_ids), prompt.grid_thw, found.decode_slots, found.seconds)
-            groups[found.place] = tuple(
-                replace(self._completion(found.rollout, found.uncertainty, 0, g), cost=cost)
-                for g in range(group_size)
-            )
+        with in_use(self._rollout_mesh):
+            for found in refill.sample(self._prompt_batches(prompts, forced, batch_size, group_size, seed)):
+                prompt = prompts[found.place]
+                cost = GenerationCost(
+                    len(prompt.input_ids), prompt.grid_thw, found.decode_slots, found.seconds
+                )
+                groups[found.place] = tuple(
+                    replace(self._completion(found.rollout, found.uncertainty, 0, g), cost=cost)
+                    for g in range(group_size)
+                )
         return [groups[place] for place in range(len(prompts))]
 
     def _prompt_batches(
@@ -204,13 +225,21 @@ class Policy:
             filled = np.minimum(np.arange(start, start + size), len(prompts) - 1)
             keys = row_keys(seed, 0, jnp.asarray(filled), group_size)
             arrays = self.prompt_arrays([prompts[i] for i in filled], forced, longest=longest)
-            yield PromptsToSample(arrays, keys, places)
+            yield PromptsToSample(place_prompts(arrays, self._rollout_mesh), keys, places)
 
     def rollout(self, prompts: PromptArrays, keys: Array, sampling: SamplingConfig) -> RolloutBatch:
         """Samples token arrays; `generate` without text."""
-        return sample_completions(
-            self._decode_params, prompts, keys, self.rules, sampling, self.config, self.processor.image_config
-        )
+        params = self._decode_params
+        with in_use(self._rollout_mesh):
+            return sample_completions(
+                params,
+                place_prompts(prompts, self._rollout_mesh),
+                keys,
+                self.rules,
+                sampling,
+                self.config,
+                self.processor.image_config,
+            )
 
     def prompt_arrays(
         self, prompts: Sequence[Prompt], forced: Int[np.ndarray, " n"] | None = None, *, longest: int = 0

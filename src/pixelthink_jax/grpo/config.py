@@ -12,6 +12,7 @@ from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardConfig
 from pixelthink_jax.rl.rollout import SamplingConfig
 from pixelthink_jax.rl.step import StepConfig
+from pixelthink_jax.runtime.mesh import MeshConfig, rollout_config
 from pixelthink_jax.runtime.optim import OptimConfig
 
 
@@ -121,6 +122,9 @@ class TrainConfig:
         freeze_vision: Leave the vision tower as it is.
         lora: Train only an adapter of the text blocks, which `out/adapter` then holds as a PEFT folder; `out/policy`
             has it merged. The model without it is the reference. None trains the parameters themselves.
+        mesh: Chips along each axis, of all processes; None runs on one device.
+        rollout_mesh: The same for decoding, `fsdp` left out; None takes the `tensor` of `mesh` and every other chip for
+            `data`.
         remat: Recompute blocks in the backward pass.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is
@@ -152,6 +156,8 @@ class TrainConfig:
     micro_batches: int = 1
     freeze_vision: bool = False
     lora: LoraConfig | None = None
+    mesh: MeshConfig | None = None
+    rollout_mesh: MeshConfig | None = None
     remat: Remat = "none"
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -189,6 +195,10 @@ class TrainConfig:
             raise InputError(
                 f"profile_steps: got {list(self.profile_steps)}, expected [first, last] from 1 on"
             )
+        if self.rollout_mesh is not None:
+            if self.mesh is None:
+                raise InputError("rollout_mesh: there is no mesh beside it; give both, or neither")
+            rollout_config(self.mesh, self.rollout_mesh)
         self._check_budget()
         self._check_splits()
 

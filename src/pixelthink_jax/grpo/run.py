@@ -35,9 +35,11 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.flops import GroupShape, update_flops
+from pixelthink_jax.rl.placement import place_batch
 from pixelthink_jax.rl.rollout import RolloutBatch
 from pixelthink_jax.rl.step import StepBatch, make_step
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.mesh import Meshes, in_use, make_meshes
 from pixelthink_jax.runtime.meter import Metrics, Stopwatch
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
@@ -81,7 +83,13 @@ class _Parts:
     asker: Asker
     update: Any
     held_out: ExampleSource | None
+    meshes: Meshes
     seconds: Stopwatch = field(default_factory=Stopwatch)
+
+    def shardings(self, tree: Any) -> Any:
+        """Where each leaf of a training state goes; None on one device."""
+        mesh = self.meshes.train
+        return None if mesh is None else qwen_vl.tree_shardings(tree, mesh, self.policy.config)
 
     def policy_at(self, state: TrainState) -> Policy:
         """The policy as trained so far."""
@@ -174,7 +182,9 @@ def _one_step(
         banned=parts.policy.rules.banned,
     )
     seconds.lap("host")
-    with out_of_memory("update", REMEDIES):
+    mesh = parts.meshes.train
+    with out_of_memory("update", REMEDIES), in_use(mesh):
+        batch = place_batch(batch, mesh)
         state, found = parts.update(state, parts.frozen, parts.reference, batch)
         found = jax.device_get(found)
     seconds.lap("update")
@@ -211,7 +221,16 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
     segmenter = None
     if config.evaluation.segmenter is not None and (held_out is not None or masked):
         segmenter = load_segmenter(model_folder(config.evaluation.segmenter))
-    policy = load_policy(model_folder(config.policy), dtype=config.dtype)
+    meshes = make_meshes(
+        config.mesh,
+        config.rollout_mesh,
+        prompts=config.prompts_per_step,
+        group_size=config.group_size,
+        micro_batches=config.micro_batches,
+    )
+    policy = load_policy(model_folder(config.policy), dtype=config.dtype, mesh=meshes.train)
+    if meshes.rollout is not None:
+        qwen_vl.check_mesh(policy.config, meshes.rollout.shape, where="rollout_mesh")
     rewards = load_custom_rewards(config.custom_rewards, processor=policy.processor, segmenter=segmenter)
     if reward is not None:
         rewards.append(CustomReward(getattr(reward, "__name__", "reward"), reward))
@@ -230,7 +249,12 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
         key=jax.random.key(config.seed),
     )
     sampler = Sampler(
-        policy, config.sampling, group_size=config.group_size, seed=config.seed, dtype=config.dtype
+        policy,
+        config.sampling,
+        group_size=config.group_size,
+        seed=config.seed,
+        dtype=config.dtype,
+        meshes=meshes,
     )
     scorer = Scorer(config, policy.processor, open_difficulty(config.difficulty), rewards)
     return _Parts(
@@ -242,6 +266,7 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
         asker=Asker(policy, sampler, scorer, config),
         update=update,
         held_out=held_out,
+        meshes=meshes,
     )
 
 
@@ -251,7 +276,7 @@ def _begin(
     """The state to begin with, the steps already made, and where the questions stand."""
     optimizer = make_optimizer(config.optim, config.steps)
     # A copy, as the state is donated at each update: the policy that was loaded stays, and is the reference.
-    state = begin(jax.tree.map(jnp.copy, parts.begun), optimizer)
+    state = begin(jax.tree.map(jnp.copy, parts.begun), optimizer, shardings=parts.shardings)
     if checkpoints.latest_step() is None:
         return state, 0, None
     done, state, extra = checkpoints.restore(state)
@@ -261,6 +286,8 @@ def _begin(
 
 _MAY_CHANGE = (
     "out",
+    "mesh",
+    "rollout_mesh",
     "steps",
     "evaluation",
     "samples_every",

@@ -1,29 +1,39 @@
 """Completions for training, with the parameters on the device as they are: nothing is copied through the host."""
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
+from pixelthink_jax.rl.placement import decode_layout, place_prompts
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
 from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.runtime.mesh import Meshes, in_use
 
 
 class Sampler:
     """Draws the groups of a step; the same step draws the same completions from the same parameters."""
 
     def __init__(
-        self, policy: Policy, sampling: SamplingConfig, *, group_size: int, seed: int, dtype: DTypeLike
+        self,
+        policy: Policy,
+        sampling: SamplingConfig,
+        *,
+        group_size: int,
+        seed: int,
+        dtype: DTypeLike,
+        meshes: Meshes | None = None,
     ):
-        """Takes vocabulary and architecture from `policy`, computes in `dtype`."""
+        """Takes vocabulary and architecture from `policy`, computes in `dtype`, on one device without `meshes`."""
+        meshes = meshes or Meshes(None, None)
         self._rules, self._sampling = policy.rules, sampling
         self._config, self._image_config = policy.config, policy.processor.image_config
         self._group_size, self._seed = group_size, seed
-        self._decode_params = jax.jit(partial(_decode_params, dtype=jnp.dtype(dtype)))
+        self._mesh = meshes.rollout
+        self._decode_params = decode_layout(
+            policy.config, dtype=dtype, train=meshes.train, rollout=meshes.rollout
+        )
 
     def __call__(self, params: Any, prompts: PromptArrays, *, step: int, attempt: int = 0) -> RolloutBatch:
         """One group of completions a prompt.
@@ -37,17 +47,14 @@ class Sampler:
         count = prompts.input_ids.shape[0]
         places = jnp.arange(attempt * count, (attempt + 1) * count)
         keys = row_keys(self._seed, step, places, self._group_size)
-        return sample_completions(
-            self._decode_params(params),
-            prompts,
-            keys,
-            self._rules,
-            self._sampling,
-            self._config,
-            self._image_config,
-        )
-
-
-def _decode_params(params: Any, *, dtype: jnp.dtype) -> Any:
-    """Per-layer parameters in the dtype of the computation, for the decode loop."""
-    return qwen_vl.unstack_layers(jax.tree.map(lambda leaf: leaf.astype(dtype), params))
+        decode_params = self._decode_params(params)
+        with in_use(self._mesh):
+            return sample_completions(
+                decode_params,
+                place_prompts(prompts, self._mesh),
+                keys,
+                self._rules,
+                self._sampling,
+                self._config,
+                self._image_config,
+            )

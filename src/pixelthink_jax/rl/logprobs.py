@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.axes import on_axes, shards_of
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 
@@ -54,10 +55,11 @@ def token_logprobs(
     """
     flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     count = flat.shape[0]
-    chunk = min(count, max(1, _LOGITS_AT_ONCE // config.text.vocab_size))
+    chunk = min(count, max(1, _LOGITS_AT_ONCE // config.text.vocab_size) * shards_of("m"))
 
     def score(positions: Float[Array, "m d"], tokens: Int[Array, " m"]) -> TokenScores:
-        return _scores(qwen_vl.logits(params, positions, config) / temperature, tokens, banned)
+        logits = qwen_vl.logits(params, on_axes(positions, "m d"), config)
+        return _scores(on_axes(logits, "m v") / temperature, tokens, banned)
 
     if chunk == count:
         scores = score(flat, wanted)
@@ -65,6 +67,8 @@ def token_logprobs(
         pad = -count % chunk
         chunks = jnp.pad(flat, ((0, pad), (0, 0))).reshape(-1, chunk, flat.shape[-1])
         tokens = jnp.pad(wanted, (0, pad)).reshape(-1, chunk)
+        # Chunks follow one another, so it is within them that positions are shared out.
+        chunks, tokens = on_axes(chunks, "chunk m d"), on_axes(tokens, "chunk m")
         scores = jax.lax.map(lambda pair: jax.checkpoint(score)(*pair), (chunks, tokens))
         scores = jax.tree.map(lambda x: x.reshape(-1)[:count], scores)
     return jax.tree.map(lambda x: x.reshape(targets.shape), scores)

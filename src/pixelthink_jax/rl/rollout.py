@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
@@ -276,7 +277,7 @@ def prefill_prompts(
         gaps=jnp.zeros((b, g, room)),
         stopped=zeros.astype(bool),
     )
-    last = jnp.broadcast_to(hidden[:, -1:], (b, g, hidden.shape[-1]))
+    last = on_axes(jnp.broadcast_to(hidden[:, -1:], (b, g, hidden.shape[-1])), "b g d")
     suffix = qwen_vl.init_suffix_cache(config, b, g, room, embeds.dtype, unstacked=unstacked)
     state = _State(jnp.int32(0), last, suffix, out, zeros.astype(bool), zeros, zeros, zeros)
     return Decoding(prefix, state, keys, jnp.asarray(prompts.forced), prompts.next_position)
@@ -322,7 +323,7 @@ def _run(
     room = state.out.tokens.shape[-1]
 
     def one_token(state: _State) -> _State:
-        logits = qwen_vl.logits(params, state.hidden, config)
+        logits = on_axes(qwen_vl.logits(params, state.hidden, config), "b g v")
         token_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
         tokens, scaled = sample_tokens(
             logits,
@@ -339,6 +340,7 @@ def _run(
         hidden, suffix = qwen_vl.decode_step(
             params, tokens, positions, prefix, state.suffix, state.step, config
         )
+        hidden = on_axes(hidden, "b g d")
         return dataclasses.replace(state, step=state.step + 1, hidden=hidden, suffix=suffix)
 
     def some_tokens(state: _State) -> _State:

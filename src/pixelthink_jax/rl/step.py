@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
@@ -135,10 +136,10 @@ def make_step(
         advantages = group_advantages(rewards["reward"], standardised=config.loss.shape.standardised)
         parts = _parts(batch, advantages, config)
         fixed = partial(loss_of, frozen, reference)
-        grads, sums = _summed_gradients(fixed, state.params, parts, batch)
+        grads, sums = _summed_gradients(fixed, state.params, parts, batch, model)
         metrics = {**sums, **_reward_metrics(rewards, advantages, batch)}
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return updated(state, grads, optimizer), metrics
+        return qwen_vl.on_rules(updated(state, grads, optimizer), model), metrics
 
     return step
 
@@ -223,19 +224,40 @@ def _parts(batch: StepBatch, advantages: Float[Array, "b g"], config: StepConfig
         sampler_logprobs=jnp.asarray(batch.sampler_logprobs),
     )
     if config.micro_batches == 1:
-        return jax.tree.map(lambda x: x[None], whole)
+        return _spread(jax.tree.map(lambda x: x[None], whole))
     if b % config.micro_batches or any(len(stack) != b for stack in batch.prompts.images):
         raise InputError(
             f"micro_batches {config.micro_batches}: {b} prompts with images in stacks of "
             f"{[len(stack) for stack in batch.prompts.images]} cannot be cut evenly; use a divisor of the number of "
             "prompts, and images of one size"
         )
-    return jax.tree.map(lambda x: x.reshape(config.micro_batches, -1, *x.shape[1:]), whole)
+    return _spread(jax.tree.map(lambda x: x.reshape(config.micro_batches, -1, *x.shape[1:]), whole))
 
 
-def _summed_gradients(loss_of: Any, trained: Any, parts: _Part, batch: StepBatch) -> tuple[Any, Metrics]:
+def _spread(parts: _Part) -> _Part:
+    """Micro-batches follow one another, so it is within them that prompts and completions are shared out."""
+
+    def place(x: Array, group: str) -> Array:
+        rest = [group, *"........"][: x.ndim - 2]
+        return on_axes(x, " ".join(["micro", "b", *rest]))
+
+    of_groups = ("tokens", "mask", "weights", "advantages", "sampler_logprobs")
+    placed = {name: place(getattr(parts, name), "g") for name in of_groups}
+    of_prompts = ("input_ids", "prompt_mask", "positions")
+    placed |= {name: place(getattr(parts, name), ".") for name in of_prompts}
+    return parts.replace(**placed, images=tuple(place(stack, ".") for stack in parts.images))
+
+
+def _summed_gradients(
+    loss_of: Any, trained: Any, parts: _Part, batch: StepBatch, model: QwenVLConfig
+) -> tuple[Any, Metrics]:
     """Gradient and metrics summed over the micro-batches, one at a time, in float32."""
-    grad = jax.grad(lambda trained, part: loss_of(trained, part, batch.layout, batch.banned), has_aux=True)
+
+    def grad(trained: Any, part: _Part) -> tuple[Any, Metrics]:
+        of_part = jax.grad(lambda trained: loss_of(trained, part, batch.layout, batch.banned), has_aux=True)
+        grads, metrics = of_part(trained)
+        return qwen_vl.on_rules(grads, model), metrics
+
     first = jax.tree.map(lambda x: x[0], parts)
     if parts.tokens.shape[0] == 1:
         return grad(trained, first)

@@ -1,5 +1,6 @@
 """What a training step replaces and a checkpoint keeps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,19 +29,27 @@ class TrainState:
     low: Any = None
 
 
-def begin(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def begin(
+    params: Any, optimizer: optax.GradientTransformation, *, shardings: Callable[[Any], Any] | None = None
+) -> TrainState:
     """The state before the first update.
 
     Args:
         params: The parameters that are trained, all float32 or all bfloat16; they are donated to the first update.
         optimizer: Gradient transformation.
+        shardings: The destination of every leaf of such a tree, or None for one device.
     """
     low = None
     if all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params)):
         low = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.int16), params)
     start = TrainState(params, None, jnp.zeros((), jnp.int32), low)
-    opt_state = jax.jit(lambda state: optimizer.init(_master(state)))(start)
-    return TrainState(params, opt_state, start.step, low)
+    places = shardings(start) if shardings else None
+    if places is not None:
+        start = jax.device_put(start, places)
+    init = lambda state: optimizer.init(_master(state))  # noqa: E731
+    places = None if places is None or shardings is None else shardings(jax.eval_shape(init, start))
+    opt_state = jax.jit(init, out_shardings=places)(start)
+    return TrainState(start.params, opt_state, start.step, start.low)
 
 
 def updated(state: TrainState, grads: Any, optimizer: optax.GradientTransformation) -> TrainState:

@@ -4,6 +4,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import jax
+
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.segmenter import Segmenter
@@ -29,21 +31,22 @@ def default_folder(name: str) -> Path:
     return folder
 
 
-def load_policy(folder: Path | None, *, dtype: Dtype = "auto") -> Policy:
+def load_policy(
+    folder: Path | None, *, dtype: Dtype = "auto", mesh: jax.sharding.Mesh | None = None
+) -> Policy:
     """Opens a policy with its processor, so that a folder without a tokenizer is refused before any work.
 
     Args:
         folder: Hugging Face folder; None takes the tiny policy.
         dtype: Of parameters and computation; `auto` is bfloat16, and float32 on CPUs, where that is faster.
+        mesh: See `Policy.from_pretrained`.
 
     Raises:
         InputError: See `Policy.from_pretrained` and `Processor.from_pretrained`.
     """
-    import jax
-
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    policy = Policy.from_pretrained(folder or default_folder(TINY_POLICY), dtype=dtype)
+    policy = Policy.from_pretrained(folder or default_folder(TINY_POLICY), dtype=dtype, mesh=mesh)
     _ = policy.processor
     return policy
 

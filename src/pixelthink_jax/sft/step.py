@@ -74,6 +74,6 @@ def make_train_step(
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return updated(state, grads, optimizer), metrics
+        return qwen_vl.on_rules(updated(state, qwen_vl.on_rules(grads, config), optimizer), config), metrics
 
     return step

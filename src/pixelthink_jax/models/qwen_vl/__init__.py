@@ -16,7 +16,7 @@ from pixelthink_jax.models.qwen_vl.init import init_params
 from pixelthink_jax.models.qwen_vl.lora import LoraConfig, add_lora, merge_lora, without_lora
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, logits
 from pixelthink_jax.models.qwen_vl.rope import position_ids
-from pixelthink_jax.models.qwen_vl.sharding import sharding_for
+from pixelthink_jax.models.qwen_vl.sharding import check_mesh, on_rules, sharding_for, tree_shardings
 from pixelthink_jax.models.qwen_vl.trained import split_params, trained_and_frozen, whole_params
 from pixelthink_jax.models.qwen_vl.vision import encode_images
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout, vision_layout
@@ -30,6 +30,7 @@ __all__ = [
     "VisionConfig",
     "VisionLayout",
     "add_lora",
+    "check_mesh",
     "decode_step",
     "embed_prompt",
     "encode_images",
@@ -38,6 +39,7 @@ __all__ = [
     "init_suffix_cache",
     "logits",
     "merge_lora",
+    "on_rules",
     "position_ids",
     "prefill",
     "read_adapter",
@@ -48,6 +50,7 @@ __all__ = [
     "split_params",
     "suffix_forward",
     "trained_and_frozen",
+    "tree_shardings",
     "unstack_layers",
     "vision_layout",
     "whole_params",

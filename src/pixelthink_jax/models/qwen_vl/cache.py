@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend, attend_prefix_suffix
+from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, final_norm
@@ -105,7 +106,7 @@ def prefill(
 
     def body(x: jax.Array, layer: tuple[Params]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         q, k, v = fns.project(layer[0], x, cos_sin)
-        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        k, v = (on_axes(x.swapaxes(1, 2), "b k t c") for x in (k, v))
         return fns.merge(layer[0], x, attend(q, k, v, visible)), (k, v)
 
     x, kv = run_layers(body, embeds, _layers(params["text"]["blocks"]), remat=remat, unroll=unroll)
@@ -119,7 +120,8 @@ def init_suffix_cache(
     """Room for `r` tokens of each of `b * g` completions; `unstacked` to go with `unstack_layers`."""
     shape, depth = (b, g, config.text.num_kv_heads, r, config.text.head_dim), config.text.num_layers
     if unstacked:
-        return SuffixCache(*(tuple(jnp.zeros(shape, dtype) for _ in range(depth)) for _ in range(2)))
+        empty = lambda: on_axes(jnp.zeros(shape, dtype), "b g k r c")  # noqa: E731
+        return SuffixCache(*(tuple(empty() for _ in range(depth)) for _ in range(2)))
     return SuffixCache(jnp.zeros((depth, *shape), dtype), jnp.zeros((depth, *shape), dtype))
 
 
@@ -147,6 +149,7 @@ def decode_step(
         Hidden states after the final normalisation, and the suffix cache with these tokens.
     """
     x = embed_prompt(params, tokens, None, config, dtype=prefix.k[0].dtype)[:, :, None]
+    x = on_axes(x, "b g t d")
     cos_sin = text_rope(positions[..., None], config.text)
     room = (suffix.k[0] if isinstance(suffix.k, tuple) else suffix.k).shape[-2]
     seen = (jnp.arange(room) <= step)[None, None, None]
@@ -154,8 +157,9 @@ def decode_step(
 
     def block(layer: Params, x: jax.Array, prefix_kv: tuple, suffix_kv: tuple) -> tuple[jax.Array, tuple]:
         q, k, v = fns.project(layer, x, cos_sin)
-        write = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
-            cache, new.swapaxes(2, 3).astype(cache.dtype), step, axis=3
+        write = lambda cache, new: on_axes(  # noqa: E731
+            jax.lax.dynamic_update_slice_in_dim(cache, new.swapaxes(2, 3).astype(cache.dtype), step, axis=3),
+            "b g k r c",
         )
         own = write(suffix_kv[0], k), write(suffix_kv[1], v)
         attended = attend_prefix_suffix(q, prefix_kv[0], prefix_kv[1], prefix.mask, own[0], own[1], seen)
@@ -210,6 +214,7 @@ def suffix_forward(
         last.
     """
     b, g, r, _ = embeds.shape
+    embeds = on_axes(embeds, "b g r d")
     cos_sin = text_rope(positions, config.text)
     visible = causal_mask(suffix_mask.reshape(b * g, r)).reshape(b, g, r, r)
     fns = LayerFns(config.text)

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend
+from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.rope import text_rope
@@ -45,6 +46,7 @@ def embed_prompt(
     """
     table = params["text"]["embed"]
     embeds = jnp.take(table, input_ids, axis=0, mode="clip").astype(dtype or table.dtype)
+    embeds = on_axes(embeds, "b t d")
     if image_embeds is None:
         return embeds
     is_image = input_ids == config.image_token_id

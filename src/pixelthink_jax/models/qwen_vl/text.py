@@ -17,12 +17,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.attention import attend
+from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import TextConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate
 
 Params = Mapping[str, Any]
 Remat = Literal["none", "full"]
+
+# Axes before the width, by rank: whole rows, or completions of groups.
+_LEAD = {3: "b t", 4: "b g t"}
 
 
 class Block(nn.Module):
@@ -77,11 +81,14 @@ class LayerFns:
 
     def project(self, layer: Params, x: jax.Array, cos_sin: CosSin) -> tuple[jax.Array, jax.Array, jax.Array]:
         """See `Block.project`."""
-        return apply(self._block, layer, x, cos_sin, method="project")
+        q, k, v = apply(self._block, layer, x, cos_sin, method="project")
+        lead = _LEAD[x.ndim]
+        return on_axes(q, f"{lead} h c"), on_axes(k, f"{lead} k c"), on_axes(v, f"{lead} k c")
 
     def merge(self, layer: Params, x: jax.Array, attended: jax.Array) -> jax.Array:
         """See `Block.merge`."""
-        return apply(self._block, layer, x, attended, method="merge")
+        merged = apply(self._block, layer, x, attended, method="merge")
+        return on_axes(merged, f"{_LEAD[x.ndim]} d")
 
 
 def run_layers(

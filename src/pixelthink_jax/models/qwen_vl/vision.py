@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from pixelthink_jax.models.attention import attend
+from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, VisionConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate, vision_rope
@@ -105,7 +106,7 @@ def embed_patches(
     x = pixel_values @ params["kernel"].astype(pixel_values.dtype)
     units = x.reshape(-1, config.merge_unit * config.hidden_size)
     places = units.at[layout.order].get(mode="promise_in_bounds", unique_indices=layout.mask is None)
-    return places.reshape(places.shape[0], -1, config.hidden_size)
+    return on_axes(places.reshape(places.shape[0], -1, config.hidden_size), "n p d")
 
 
 def run_blocks(
@@ -125,7 +126,8 @@ def run_blocks(
 
     def runs(is_full: bool) -> Callable[[jax.Array, Params], tuple[jax.Array, None]]:
         def body(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
-            return apply(block, layer, x, cos_sin, full if is_full else windowed), None
+            x = apply(block, layer, x, cos_sin, full if is_full else windowed)
+            return on_axes(x, "n p d"), None
 
         return jax.checkpoint(body, prevent_cse=False) if remat == "full" else body
 

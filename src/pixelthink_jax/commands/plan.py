@@ -1,0 +1,65 @@
+"""`pixelthink plan`: whether a run fits a machine one does not have, and how fast it could be at best."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pixelthink_jax.commands import config_path
+from pixelthink_jax.config import load_config
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.grpo.config import TrainConfig
+from pixelthink_jax.plan import Plan, make_plan, parse_topology
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags of `pixelthink plan`."""
+
+    config: str
+    """YAML config of a GRPO run (see configs/)."""
+    topology: str
+    """The machine: v5e-16, v5p-8 (cores: four chips), v6e-64, v5e:4x4, v5p:2x2x2, gpu:1x141GB, gpu:8x80GB."""
+    completion_tokens: int | None = None
+    """Tokens of each completion; the longest that the config allows by default."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: Args) -> int:
+    """Prints the plan; status 1 if the run does not fit."""
+    topology = parse_topology(args.topology)
+    path = config_path(["--config", args.config])
+    config = load_config(TrainConfig, path or args.config)
+    if args.completion_tokens is not None and args.completion_tokens < 1:
+        raise InputError(f"completion_tokens must be at least 1, got {args.completion_tokens}")
+    plan = make_plan(config, topology, completion_tokens=args.completion_tokens)
+    print(json.dumps(plan.as_json()) if args.json else "\n".join(lines(plan)))
+    return 0 if plan.fits else 1
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """The plan as a table."""
+    machine = plan.topology
+    yield f"{machine.name}: {machine.chips} x {machine.chip.name}, {machine.hosts} host(s)"
+    yield f"mesh {_axes(plan.mesh)}; rollout_mesh {_axes(plan.rollout_mesh)}"
+    yield "memory of a chip, GB (by formula)"
+    for phase, kinds in (("rollout", plan.rollout_bytes), ("update", plan.update_bytes)):
+        parts = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in kinds.items() if size)
+        yield f"  {phase:<8} {sum(kinds.values()) / 1e9:6.2f}   {parts}"
+    yield f"arithmetic of a step: {plan.flops / 1e15:.3f} PFLOP"
+    sent = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in plan.network_bytes.items() if size)
+    yield f"received by a chip in a step, GB: {sent or 'nothing'}"
+    floors = ", ".join(f"{name} {seconds:.2f}" for name, seconds in plan.phase_seconds.items())
+    yield (
+        f"no step is faster than {plan.step_seconds_floor:.2f} s ({floors}), no rate above "
+        f"{plan.tokens / plan.step_seconds_floor:.0f} completion tokens/s: peaks of the data sheet, not measured"
+    )
+    verdict = "fits" if plan.fits else "does not fit"
+    yield (
+        f"{verdict}: {plan.per_chip_bytes / 1e9:.2f} GB needed, {machine.chip.memory_bytes / 1e9:.2f} GB there"
+    )
+    yield from (f"  {remedy}" for remedy in (() if plan.fits else plan.remedies))
+
+
+def _axes(mesh: Mapping[str, int]) -> str:
+    return " x ".join(f"{name} {size}" for name, size in mesh.items())
