@@ -3,62 +3,69 @@
 Everything here is the identity without a mesh.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import activation_spec
-from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
+from pixelthink_jax.models.qwen_vl import QwenVLConfig
 from pixelthink_jax.rl.rollout import PromptArrays
 from pixelthink_jax.rl.step import StepBatch
 
-
-def prompt_axes(prompts: PromptArrays) -> PromptArrays:
-    """The letters of `models.axes` for every array of some prompts."""
-    layout = prompts.layout
-    axes: Any = VisionLayout("n .", "n . .", None if layout.mask is None else "n .", ".", layout.windows)
-    images: Any = tuple("b . . ." for _ in prompts.images)
-    found: dict[str, Any] = {"input_ids": "b t", "mask": "b t", "positions": ". b t", "forced": "b ."}
-    return PromptArrays(**found, images=images, layout=axes)
+T = TypeVar("T")
 
 
-def batch_axes(batch: StepBatch) -> StepBatch:
-    """The same for a batch of the update."""
-    of_prompts = lambda tree: jax.tree.map(lambda x: " ".join(["b", *"...."][: jnp.ndim(x)]), tree)  # noqa: E731
-    layout = jax.tree.map(lambda x: " ".join("...."[: jnp.ndim(x)]), batch.layout)
-    groups: dict[str, Any] = {"tokens": "b g r", "lengths": "b g", "sampler_logprobs": "b g r", "banned": "."}
-    return StepBatch(
-        prompts=prompt_axes(batch.prompts), layout=layout, rewards=of_prompts(batch.rewards), **groups
-    )
+_PROMPTS = {
+    "input_ids": "b t",
+    "mask": "b t",
+    "positions": ". b t",
+    "forced": "b .",
+    "images": "b . . .",
+    "layout/order": "n .",
+    "layout/positions": "n . .",
+    "layout/mask": "n .",
+    "layout/restore": ".",
+}
+_BATCH = {
+    **{f"prompts/{name}": axes for name, axes in _PROMPTS.items()},
+    "layout": "",
+    "tokens": "b g r",
+    "lengths": "b g",
+    "sampler_logprobs": "b g r",
+    "rewards": "b",
+    "banned": ".",
+}
+"""Field of a batch -> letters of `models.axes`; what comes after the letters is not cut."""
 
 
-def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
-    """The destination of every array of `tree`, from the letters in the same place of `axes`."""
-    return jax.tree.map(
-        lambda x, a: NamedSharding(mesh, activation_spec(a, jnp.shape(x), mesh.shape)), tree, axes
-    )
+def _placed(tree: T, table: Mapping[str, str], mesh: Mesh | None) -> T:
+    """Every array where the first row of the table that begins its path says; without a mesh the tree itself."""
+    if mesh is None:
+        return tree
+    found, structure = jax.tree_util.tree_flatten_with_path(tree)
+    places = []
+    for path, leaf in found:
+        name = "/".join(str(getattr(key, "name", "")) for key in path)
+        axes = next(axes for field, axes in table.items() if f"{name}/".startswith(f"{field}/")).split()
+        padded = [*axes, *"........"][: jnp.ndim(leaf)]
+        places.append(NamedSharding(mesh, activation_spec(" ".join(padded), jnp.shape(leaf), mesh.shape)))
+    # Arrays only in the dataclasses: their fields are arrays, not shardings.
+    return jax.tree.unflatten(structure, jax.device_put([leaf for _, leaf in found], places))
 
 
 def place_prompts(prompts: PromptArrays, mesh: Mesh | None) -> PromptArrays:
     """Prompts shared out over a mesh."""
-    return (
-        prompts if mesh is None else jax.device_put(prompts, shardings(prompts, prompt_axes(prompts), mesh))
-    )
+    return _placed(prompts, _PROMPTS, mesh)
 
 
 def place_batch(batch: StepBatch, mesh: Mesh | None) -> StepBatch:
     """A batch of the update shared out over a mesh."""
-    return batch if mesh is None else jax.device_put(batch, shardings(batch, batch_axes(batch), mesh))
-
-
-def replicated(tree: Any, mesh: Mesh | None) -> Any:
-    """The same arrays on every chip."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _placed(batch, _BATCH, mesh)
 
 
 def decode_layout(

@@ -10,6 +10,7 @@ One update follows each rollout, so the policy that is trained is the policy tha
 are its own, held constant, and no pass is made for them. The distance of the sampler's from them is a metric.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -245,7 +246,7 @@ def _spread(parts: _Part) -> _Part:
     placed = {name: place(getattr(parts, name), "g") for name in of_groups}
     of_prompts = ("input_ids", "prompt_mask", "positions")
     placed |= {name: place(getattr(parts, name), ".") for name in of_prompts}
-    return parts.replace(**placed, images=tuple(place(stack, ".") for stack in parts.images))
+    return dataclasses.replace(parts, **placed, images=tuple(place(stack, ".") for stack in parts.images))
 
 
 def _summed_gradients(
