@@ -18,8 +18,8 @@ from pixelthink_jax.processing.images import ImageSource
 from pixelthink_jax.processing.processor import Processor, Prompt
 from pixelthink_jax.rl.placement import decode_layout, place_prompts
 from pixelthink_jax.rl.refill import PromptsToSample, Refill
-from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 from pixelthink_jax.runtime.mesh import decode_mesh, in_use, mesh_of
 from pixelthink_jax.types import Completion, GenerationCost

@@ -21,7 +21,7 @@ from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.rl.budgets import ConstantBudget
 from pixelthink_jax.rl.length import NoPenalty
 from pixelthink_jax.rl.rewards import RewardConfig
-from pixelthink_jax.rl.rollout import SamplingConfig
+from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.runtime.optim import OptimConfig
 from pixelthink_jax.runtime.run_log import read_log
 from tests.evaluation.tiny import tiny_policy

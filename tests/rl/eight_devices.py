@@ -18,8 +18,8 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.placement import decode_layout, place_batch, place_prompts
 from pixelthink_jax.rl.rewards import RewardInputs, answer_arrays, solution_arrays
-from pixelthink_jax.rl.rollout import SamplingConfig, sample_completions
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.rollout import sample_completions
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
 from pixelthink_jax.runtime.mesh import MeshConfig, Meshes, in_use, make_meshes
 from pixelthink_jax.runtime.train_state import begin

@@ -9,7 +9,8 @@ import pytest
 
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl import rollout
-from pixelthink_jax.rl.rollout import SamplingConfig, rooms
+from pixelthink_jax.rl.rollout import rooms
+from pixelthink_jax.rl.sampling import SamplingConfig
 from tests.rl.tiny_policy import tiny_policy
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 56, 3)).astype(np.uint8)

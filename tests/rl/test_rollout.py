@@ -14,8 +14,8 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl import rollout
-from pixelthink_jax.rl.rollout import RolloutBatch, SamplingConfig, sample_completions
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.rollout import RolloutBatch, sample_completions
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 from tests.models.qwen_small import named_params
 from tests.rl.tiny_policy import (

@@ -16,8 +16,7 @@ from pixelthink_jax.rl.advantages import group_advantages
 from pixelthink_jax.rl.losses import clipped_policy_loss, entropy, kl_estimate
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardInputs, answer_arrays, solution_arrays
-from pixelthink_jax.rl.rollout import SamplingConfig
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
 from pixelthink_jax.runtime.train_state import begin
 from tests.models.qwen_small import gradient_difference

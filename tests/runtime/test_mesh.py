@@ -24,7 +24,7 @@ def test_a_mesh_larger_than_the_devices_is_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize(
-    ("data", "fsdp", "prompts", "group"), product([1, 2, 4, 8], [1, 2, 8], [1, 4, 6], [8])
+    ("data", "fsdp", "prompts", "group"), [*product([1, 2, 4, 8], [1, 2, 8], [1, 4, 6], [8])]
 )
 def test_every_chip_has_prompts_or_completions_of_its_own_or_the_mesh_is_refused(data, fsdp, prompts, group):
     try:

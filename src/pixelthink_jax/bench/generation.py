@@ -17,8 +17,8 @@ from pixelthink_jax.bench.timing import Measurement, measurements
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.processing.patches import ImageConfig, patchify
-from pixelthink_jax.rl.rollout import PromptArrays, SamplingConfig, sample_completions
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.rollout import PromptArrays, sample_completions
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 
 MODEL = QwenVLConfig(

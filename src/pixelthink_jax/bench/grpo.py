@@ -22,8 +22,8 @@ from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import AnswerArrays, RewardInputs
-from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
 from pixelthink_jax.rl.token_rules import token_rules
 from pixelthink_jax.runtime.train_state import begin

@@ -8,7 +8,7 @@ from pixelthink_jax.rl.budgets import ThreeWayBudget
 from pixelthink_jax.rl.length import Clipped
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardConfig
-from pixelthink_jax.rl.rollout import SamplingConfig
+from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.runtime.optim import OptimConfig
 
 STEPS = 24

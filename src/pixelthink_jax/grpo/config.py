@@ -10,7 +10,7 @@ from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardConfig
-from pixelthink_jax.rl.rollout import SamplingConfig
+from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.rl.step import StepConfig
 from pixelthink_jax.runtime.mesh import MeshConfig, rollout_config
 from pixelthink_jax.runtime.optim import OptimConfig

@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl.placement import decode_layout, place_prompts
-from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, SamplingConfig, sample_completions
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.runtime.mesh import Meshes, in_use
 
 

@@ -27,12 +27,12 @@ from pixelthink_jax.rl.rollout import (
     Decoding,
     PromptArrays,
     RolloutBatch,
-    SamplingConfig,
     decode_to_room,
     encode_for_rollout,
     prefill_prompts,
     rooms,
 )
+from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.rl.token_rules import TokenRules
 
 

@@ -15,54 +15,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache, VisionLayout
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
-from pixelthink_jax.rl.sampling import sample_tokens, token_statistics
+from pixelthink_jax.rl.sampling import SamplingConfig, sample_tokens, token_statistics
 from pixelthink_jax.rl.token_rules import CLOSE, OPEN, TokenRules
 
 # Rooms of the completion cache, in tokens; longer completions double on.
 _ROOMS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _TOKENS_PER_CHECK = 16
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How completions are drawn.
-
-    Attributes:
-        max_new_tokens: Longest completion, its end token included.
-        temperature: 0 is greedy.
-        top_p: Nucleus mass; 1 is off.
-        top_k: Number of likeliest tokens kept; 0 is off.
-        max_thinking_tokens: Tokens a thought may have before it is closed for the policy; None sets no limit.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_thinking_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not (self.temperature >= 0 and np.isfinite(self.temperature)):
-            raise InputError(f"temperature must be 0 (greedy) or positive, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
-        if self.top_k < 0:
-            raise InputError(f"top_k must be 0 (off) or positive, got {self.top_k}")
-        if self.max_thinking_tokens is not None and self.max_thinking_tokens < 0:
-            raise InputError(f"max_thinking_tokens must not be negative, got {self.max_thinking_tokens}")
 
 
 @jax.tree_util.register_dataclass

@@ -5,14 +5,49 @@ top-k or top-p (method section 5: uncertainty is over the sampling distribution)
 at temperature 1. Nothing here sorts the vocabulary.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
+
+from pixelthink_jax.errors import InputError
 
 # Enough halvings of [0, 1] to separate any two float32 probabilities that matter (2**-32 of the total mass).
 _BISECTIONS = 32
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn.
+
+    Attributes:
+        max_new_tokens: Longest completion, its end token included.
+        temperature: 0 is greedy.
+        top_p: Nucleus mass; 1 is off.
+        top_k: Number of likeliest tokens kept; 0 is off.
+        max_thinking_tokens: Tokens a thought may have before it is closed for the policy; None sets no limit.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_thinking_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not (self.temperature >= 0 and np.isfinite(self.temperature)):
+            raise InputError(f"temperature must be 0 (greedy) or positive, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise InputError(f"top_k must be 0 (off) or positive, got {self.top_k}")
+        if self.max_thinking_tokens is not None and self.max_thinking_tokens < 0:
+            raise InputError(f"max_thinking_tokens must not be negative, got {self.max_thinking_tokens}")
 
 
 def row_keys(seed: int, step: int, prompt_ids: Int[Array, " b"], group_size: int) -> Key[Array, "b g"]:

@@ -20,8 +20,7 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.images import ImageSource, load_image
 from pixelthink_jax.processing.policy_format import frame_size
 from pixelthink_jax.processing.processor import Prompt
-from pixelthink_jax.rl.rollout import SamplingConfig
-from pixelthink_jax.rl.sampling import row_keys
+from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Answer, Completion, Masks, Point, Segmentation
 
