@@ -11,7 +11,7 @@ from pixelthink_jax.rl.rewards import RewardConfig
 from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.runtime.optim import OptimConfig
 
-STEPS = 24
+STEPS = 40
 
 
 def recipe(out: str | Path, policy: str | Path, *, steps: int = STEPS) -> TrainConfig:
@@ -29,17 +29,17 @@ def recipe(out: str | Path, policy: str | Path, *, steps: int = STEPS) -> TrainC
         reward=RewardConfig(
             length_unit="thinking_tokens",
             unclosed_thought="whole",
-            budget=ThreeWayBudget(easy=24.0, hard=150.0, uncertainty_scale=200.0),
-            penalty=Clipped(slope=0.004),
+            budget=ThreeWayBudget(easy=110.0, hard=220.0, uncertainty_scale=200.0),
+            penalty=Clipped(slope=0.005),
         ),
         loss=LossConfig(kl_coef=0.005, entropy_coef=0.0),
         sampling=SamplingConfig(max_new_tokens=384),
-        optim=OptimConfig(learning_rate=2e-4, warmup_steps=3),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=3),
         steps=steps,
         prompts_per_step=8,
         group_size=8,
         freeze_vision=True,
         unroll=True,
         seed=0,
-        checkpoint_every=12,
+        checkpoint_every=20,
     )
