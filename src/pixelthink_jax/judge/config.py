@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pixelthink_jax.data.config import DatasetName, FilesConfig, check_dataset
+from pixelthink_jax.data.config import DatasetName, FilesConfig
 from pixelthink_jax.errors import InputError
 
 Task = Literal["difficulty", "chains"]
@@ -138,7 +138,6 @@ class AnnotateDataConfig:
     files: FilesConfig = field(default_factory=FilesConfig)
 
     def __post_init__(self) -> None:
-        check_dataset(self.name, self.path, self.files)
         if self.examples is not None and self.examples < 1:
             raise InputError(f"data.examples must be at least 1, got {self.examples}; null uses all")
 
