@@ -81,7 +81,7 @@ def test_lines_that_are_no_rows(tmp_path: Path, row: dict[str, Any] | str, messa
 def test_files_that_are_no_datasets(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.jsonl: no such file"):
         open_source("jsonl", path=tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="jsonl: give its path"):
         open_source("jsonl", path=None)
     with pytest.raises(InputError, match="it holds no rows"):
         JsonlSource(write(tmp_path, "", "  "))

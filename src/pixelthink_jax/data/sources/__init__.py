@@ -69,7 +69,7 @@ def open_source(
             render_size=render_size,
             most_objects=most_objects,
         )
-    elif path is None and name in ("array_record", *FILE_DATASETS):
+    elif path is None and name in ("array_record", "jsonl", *FILE_DATASETS):
         raise InputError(
             f"dataset {name}: give its path; of array_record, the folder `pixelthink prepare` made"
         )
