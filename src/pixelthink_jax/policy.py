@@ -16,7 +16,7 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.processing.images import ImageSource
 from pixelthink_jax.processing.processor import Processor, Prompt
-from pixelthink_jax.rl.placement import decode_layout, place_prompts
+from pixelthink_jax.rl.placement import DecodeLayout, place_prompts
 from pixelthink_jax.rl.refill import PromptsToSample, Refill
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
@@ -99,7 +99,7 @@ class Policy:
         """Per-layer parameters for the decode loop: a second copy of the text blocks, made once."""
         if self.mesh is None:
             return qwen_vl.unstack_layers(self.params)
-        return decode_layout(self.config, dtype=None, train=self.mesh, rollout=self._rollout_mesh)(
+        return DecodeLayout(self.config, dtype=None, train=self.mesh, rollout=self._rollout_mesh)(
             self.params
         )
 

@@ -16,7 +16,7 @@ from pixelthink_jax.answers import parse_completion
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl.objective import LossConfig
-from pixelthink_jax.rl.placement import decode_layout, place_batch, place_prompts
+from pixelthink_jax.rl.placement import DecodeLayout, place_batch, place_prompts
 from pixelthink_jax.rl.rewards import RewardInputs, answer_arrays, solution_arrays
 from pixelthink_jax.rl.rollout import sample_completions
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
@@ -48,7 +48,7 @@ def questions(count):
 def rolled_out(owner, meshes, prompts):
     arrays = owner.prompt_arrays(prompts)
     keys = row_keys(0, 0, jnp.arange(len(prompts)), GROUP)
-    layout = decode_layout(CONFIG, dtype=None, train=meshes.train, rollout=meshes.rollout)
+    layout = DecodeLayout(CONFIG, dtype=None, train=meshes.train, rollout=meshes.rollout)
     params = owner.params
     if meshes.train is not None:
         params = jax.device_put(params, qwen_vl.tree_shardings(params, meshes.train, CONFIG))

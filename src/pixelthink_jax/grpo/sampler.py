@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pixelthink_jax.policy import Policy
-from pixelthink_jax.rl.placement import decode_layout, place_prompts
+from pixelthink_jax.rl.placement import DecodeLayout, place_prompts
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.runtime.mesh import Meshes, in_use
@@ -31,7 +31,7 @@ class Sampler:
         self._config, self._image_config = policy.config, policy.processor.image_config
         self._group_size, self._seed = group_size, seed
         self._mesh = meshes.rollout
-        self._decode_params = decode_layout(
+        self._decode_params = DecodeLayout(
             policy.config, dtype=dtype, train=meshes.train, rollout=meshes.rollout
         )
 

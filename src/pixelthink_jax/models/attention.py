@@ -8,16 +8,22 @@ Caches hold keys as `[b, k, s, c]`, the layout both matrix products read without
 Masked scores take a large finite value, so that a row without any visible key gives finite numbers.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pixelthink_jax.models.axes import shards_of
 from pixelthink_jax.models.layers import AnyArray
 
 MASKED = -1e30
 
 _LARGE = 2**16
 """Scores of one head from which a CPU computes heads one after another."""
+
+_SCORES_AT_ONCE = 2**26
+"""Scores that a chip holds at once, 256 MB in float32; more are computed for some queries after the others."""
 
 
 def _weights(scores: Float[Array, "*axes s"], top: Float[Array, "*axes 1"]) -> tuple[jax.Array, jax.Array]:
@@ -51,8 +57,57 @@ def attend(
     q, bias = q.swapaxes(1, 2), None if mask is None else jnp.where(mask, 0.0, MASKED)
     if q.shape[2] * s < _LARGE:
         return _attend_heads(q, k, v, bias).swapaxes(1, 2)
-    out = jax.lax.platform_dependent(q, k, v, bias, cpu=_attend_one_by_one, default=_attend_heads)
+    out = jax.lax.platform_dependent(q, k, v, bias, cpu=_attend_one_by_one, default=_attend_in_blocks)
     return out.swapaxes(1, 2)
+
+
+def _attend_in_blocks(
+    q: Float[Array, "b h t c"],
+    k: Float[Array, "b h s c"],
+    v: Float[Array, "b h s c"],
+    bias: Float[Array, "#b #t s"] | None,
+) -> Float[Array, "b h t c"]:
+    """All heads at once, for as many queries as memory is meant for."""
+    b, h, t, _ = q.shape
+    scores = b * h * t * k.shape[2] // (shards_of("b") * shards_of("h"))
+    return _over_queries(lambda q, bias: _attend_heads(q, k, v, bias), q, bias, scores=scores, axis=2, mask_axis=1)
+
+
+def _over_queries(
+    attention: Callable[[jax.Array, jax.Array | None], jax.Array],
+    q: jax.Array,
+    mask: jax.Array | None,
+    *,
+    scores: int,
+    axis: int,
+    mask_axis: int,
+) -> jax.Array:
+    """Calls `attention(q, mask)`, block by block of the queries where a chip would hold too many scores.
+
+    Args:
+        attention: Gives one row for each query, on the same axis.
+        q: Queries.
+        mask: What each of them may see, or one row for all.
+        scores: What a chip would hold without blocks.
+        axis: Of the queries in `q`.
+        mask_axis: Of the queries in `mask`.
+    """
+    blocks = -(-scores // _SCORES_AT_ONCE)
+    t = q.shape[axis]
+    if blocks == 1:
+        return attention(q, mask)
+    size = -(-t // blocks)
+
+    def cut(x: jax.Array, axis: int) -> jax.Array:
+        padded = jnp.pad(x, [(0, blocks * size - t if i == axis else 0) for i in range(x.ndim)])
+        return jnp.moveaxis(padded.reshape(*x.shape[:axis], blocks, size, *x.shape[axis + 1 :]), axis, 0)
+
+    shared = mask is None or mask.shape[mask_axis] == 1
+    parts = (cut(q, axis),) if shared else (cut(q, axis), cut(mask, mask_axis))
+    # Scores of a block are made again on the way back: kept, they would be all the scores once more.
+    block = jax.checkpoint(lambda part: attention(part[0], mask if shared else part[1]))
+    out = jnp.moveaxis(jax.lax.map(block, parts), 0, axis)
+    return out.reshape(*q.shape[:axis], blocks * size, *q.shape[axis + 1 :])[(slice(None),) * axis + (slice(t),)]
 
 
 def _attend_heads(
@@ -112,6 +167,26 @@ def attend_prefix_suffix(
     Returns:
         The attended values, in the dtype of the values.
     """
+    b, g, t, h, _ = q.shape
+    keys = prefix_k.shape[2] + suffix_k.shape[3]
+    scores = b * g * t * h * keys // (shards_of("b") * shards_of("g") * shards_of("h"))
+
+    def attention(q: jax.Array, suffix_mask: jax.Array | None) -> jax.Array:
+        return _attend_prefix_suffix(q, prefix_k, prefix_v, prefix_mask, suffix_k, suffix_v, suffix_mask)
+
+    return _over_queries(attention, q, jnp.asarray(suffix_mask), scores=scores, axis=2, mask_axis=2)
+
+
+def _attend_prefix_suffix(
+    q: Float[Array, "b g t h c"],
+    prefix_k: Float[Array, "b k s c"],
+    prefix_v: Float[Array, "b k s c"],
+    prefix_mask: Bool[AnyArray, "b s"],
+    suffix_k: Float[Array, "b g k r c"],
+    suffix_v: Float[Array, "b g k r c"],
+    suffix_mask: Bool[AnyArray, "#b #g #t r"],
+) -> Float[Array, "b g t h c"]:
+    """The same with all scores at once."""
     b, g, t, h, c = q.shape
     kv = prefix_k.shape[1]
     grouped = q.reshape(b, g, t, kv, h // kv, c)

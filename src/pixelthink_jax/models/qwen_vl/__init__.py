@@ -9,6 +9,7 @@ from pixelthink_jax.models.qwen_vl.cache import (
     prefill,
     suffix_forward,
     unstack_layers,
+    without_blocks,
 )
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.models.qwen_vl.folder import read_folder, read_model_config, write_folder
@@ -54,6 +55,7 @@ __all__ = [
     "unstack_layers",
     "vision_layout",
     "whole_params",
+    "without_blocks",
     "without_lora",
     "write_adapter",
     "write_folder",

@@ -67,6 +67,11 @@ def unstack_layers(params: Params) -> Params:
     return {**params, "text": {**params["text"], "blocks": layers}}
 
 
+def without_blocks(params: Params) -> Params:
+    """Everything but the text blocks."""
+    return {**params, "text": {name: leaf for name, leaf in params["text"].items() if name != "blocks"}}
+
+
 def _layers(blocks: Any, *others: PerLayer) -> Any:
     """Zips blocks and caches for `run_layers`: a tuple of stacks, or a list of per-layer tuples."""
     if not isinstance(blocks, tuple):
