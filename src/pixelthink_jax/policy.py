@@ -99,9 +99,7 @@ class Policy:
         """Per-layer parameters for the decode loop: a second copy of the text blocks, made once."""
         if self.mesh is None:
             return qwen_vl.unstack_layers(self.params)
-        return DecodeLayout(self.config, dtype=None, train=self.mesh, rollout=self._rollout_mesh)(
-            self.params
-        )
+        return DecodeLayout(self.config, dtype=None, train=self.mesh, rollout=self._rollout_mesh)(self.params)
 
     @cached_property
     def _rollout_mesh(self) -> jax.sharding.Mesh | None:

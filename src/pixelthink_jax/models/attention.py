@@ -70,7 +70,9 @@ def _attend_in_blocks(
     """All heads at once, for as many queries as memory is meant for."""
     b, h, t, _ = q.shape
     scores = b * h * t * k.shape[2] // (shards_of("b") * shards_of("h"))
-    return _over_queries(lambda q, bias: _attend_heads(q, k, v, bias), q, bias, scores=scores, axis=2, mask_axis=1)
+    return _over_queries(
+        lambda q, bias: _attend_heads(q, k, v, bias), q, bias, scores=scores, axis=2, mask_axis=1
+    )
 
 
 def _over_queries(
@@ -107,7 +109,9 @@ def _over_queries(
     # Scores of a block are made again on the way back: kept, they would be all the scores once more.
     block = jax.checkpoint(lambda part: attention(part[0], mask if shared else part[1]))
     out = jnp.moveaxis(jax.lax.map(block, parts), 0, axis)
-    return out.reshape(*q.shape[:axis], blocks * size, *q.shape[axis + 1 :])[(slice(None),) * axis + (slice(t),)]
+    return out.reshape(*q.shape[:axis], blocks * size, *q.shape[axis + 1 :])[
+        (slice(None),) * axis + (slice(t),)
+    ]
 
 
 def _attend_heads(

@@ -75,7 +75,11 @@ def lowered_programs(shapes: Shapes, meshes: Meshes) -> Iterator[tuple[str, Call
 
     def prefill_args():
         with in_use(decode):
-            images = jax.eval_shape(partial(rollout.encode_prompt_images, config=model, image_config=shapes.image_config), per_layer, prompts)
+            images = jax.eval_shape(
+                partial(rollout.encode_prompt_images, config=model, image_config=shapes.image_config),
+                per_layer,
+                prompts,
+            )
         return per_layer, _everywhere(images, decode), prompts, keys, rules, model
 
     def prefill():
@@ -90,14 +94,38 @@ def lowered_programs(shapes: Shapes, meshes: Meshes) -> Iterator[tuple[str, Call
         with in_use(decode):
             compiled = prefill().compile()
             begun = jax.eval_shape(partial(rollout.prefill_prompts, config=model, room=r), *args[:-1])
-            begun = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), begun, compiled.output_shardings)
-            return rollout._run.lower(per_layer, begun.prefix, begun.state, begun.keys, begun.forced, begun.next_position, rules,
-              jax.ShapeDtypeStruct((), jnp.float32), None, jax.ShapeDtypeStruct((), jnp.int32), model, greedy=False, top_k=config.sampling.top_k, tokens_per_check=16)
+            begun = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                begun,
+                compiled.output_shardings,
+            )
+            return rollout._run.lower(
+                per_layer,
+                begun.prefix,
+                begun.state,
+                begun.keys,
+                begun.forced,
+                begun.next_position,
+                rules,
+                jax.ShapeDtypeStruct((), jnp.float32),
+                None,
+                jax.ShapeDtypeStruct((), jnp.int32),
+                model,
+                greedy=False,
+                top_k=config.sampling.top_k,
+                tokens_per_check=16,
+            )
 
     yield "decode", decode_program
 
     def update():
-        step = make_step(config.step_config, model, shapes.image_config, make_optimizer(config.optim, config.steps), dtype=dtype)
+        step = make_step(
+            config.step_config,
+            model,
+            shapes.image_config,
+            make_optimizer(config.optim, config.steps),
+            dtype=dtype,
+        )
         state = _on(shapes.state, train, model)
         frozen = _on(shapes.frozen, train, model)
         reference = None if shapes.reference is None else _on(shapes.reference, train, model)

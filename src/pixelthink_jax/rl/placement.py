@@ -87,7 +87,9 @@ def planned_batch(batch: StepBatch, mesh: Mesh | None) -> StepBatch:
 def _planned(tree: T, table: Mapping[str, str], mesh: Mesh | None) -> T:
     leaves, structure = jax.tree.flatten(tree)
     places = [None] * len(leaves) if mesh is None else _places(tree, table, mesh)
-    shapes = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=s) for x, s in zip(leaves, places, strict=True)]
+    shapes = [
+        jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=s) for x, s in zip(leaves, places, strict=True)
+    ]
     return jax.tree.unflatten(structure, shapes)
 
 
@@ -124,7 +126,10 @@ class DecodeLayout:
             one = jax.eval_shape(_cut_layer, params["text"]["blocks"], jnp.int32(0))
             others = qwen_vl.without_blocks(params)
             self._programs[structure] = (
-                jax.jit(lambda blocks, index: self._cast(_cut_layer(blocks, index)), out_shardings=self._places(one)),
+                jax.jit(
+                    lambda blocks, index: self._cast(_cut_layer(blocks, index)),
+                    out_shardings=self._places(one),
+                ),
                 jax.jit(self._cast, out_shardings=self._places(others)),
             )
         return self._programs[structure]
