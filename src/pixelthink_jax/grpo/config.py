@@ -125,6 +125,9 @@ class TrainConfig:
         mesh: Chips along each axis, of all processes; None runs on one device.
         rollout_mesh: The same for decoding, `fsdp` left out; None takes the `tensor` of `mesh` and every other chip for
             `data`.
+        gradient_dtype: What the gradients of micro-batches are added up in (`rl.step.StepConfig`).
+        reference_memory: Where the reference waits between its passes; `host` frees two bytes a parameter of the device
+            during rollout and update. Only where all parameters are trained: others it shares with the policy.
         remat: Recompute blocks in the backward pass.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is
@@ -158,6 +161,8 @@ class TrainConfig:
     lora: LoraConfig | None = None
     mesh: MeshConfig | None = None
     rollout_mesh: MeshConfig | None = None
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    reference_memory: Literal["device", "host"] = "device"
     remat: Remat = "none"
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -199,6 +204,11 @@ class TrainConfig:
             if self.mesh is None:
                 raise InputError("rollout_mesh: there is no mesh beside it; give both, or neither")
             rollout_config(self.mesh, self.rollout_mesh)
+        if self.reference_memory == "host" and (self.lora is not None or self.freeze_vision):
+            raise InputError(
+                "reference_memory host: the reference shares what is not trained with the policy; use device with lora "
+                "or freeze_vision"
+            )
         self._check_budget()
         self._check_splits()
 
@@ -246,4 +256,5 @@ class TrainConfig:
             freeze_vision=not self.trains_vision,
             remat=self.remat,
             unroll=self.unroll,
+            gradient_dtype=self.gradient_dtype,
         )

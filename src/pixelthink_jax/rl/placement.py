@@ -38,6 +38,7 @@ _BATCH = {
     "tokens": "b g r",
     "lengths": "b g",
     "sampler_logprobs": "b g r",
+    "reference_logprobs": "b g r",
     "rewards": "b",
     "banned": ".",
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
@@ -201,23 +202,45 @@ def decode_to_room(
     """Decodes until every completion is done or has `room` tokens. Arguments as `sample_completions`."""
     if tokens_per_check is None:
         tokens_per_check = 1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK
-    state = _run(
+    decoding = dataclasses.replace(decoding, state=_grow(decoding.state, room, rules))
+    state = _run(*_loop_arguments(params, decoding, rules, sampling, config), tokens_per_check=tokens_per_check)
+    return dataclasses.replace(decoding, state=state)
+
+
+def lower_decode(
+    params: Any,
+    decoding: Decoding,
+    rules: TokenRules,
+    sampling: SamplingConfig,
+    config: QwenVLConfig,
+    *,
+    tokens_per_check: int,
+) -> jax.stages.Lowered:
+    """The loop of `decode_to_room` in the room that `decoding` has, lowered for compilation; shapes will do."""
+    return _run.lower(
+        *_loop_arguments(params, decoding, rules, sampling, config), tokens_per_check=tokens_per_check
+    )
+
+
+def _loop_arguments(
+    params: Any, decoding: Decoding, rules: TokenRules, sampling: SamplingConfig, config: QwenVLConfig
+) -> tuple[Any, ...]:
+    thinking_limit = -1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens
+    return (
         params,
         decoding.prefix,
-        _grow(decoding.state, room, rules),
+        decoding.state,
         decoding.keys,
         decoding.forced,
         decoding.next_position,
         rules,
-        jnp.float32(sampling.temperature or 1.0),
-        jnp.float32(sampling.top_p) if sampling.top_p < 1 else None,
-        jnp.int32(-1 if sampling.max_thinking_tokens is None else sampling.max_thinking_tokens),
+        np.float32(sampling.temperature or 1.0),
+        np.float32(sampling.top_p) if sampling.top_p < 1 else None,
+        np.int32(thinking_limit),
         config,
-        greedy=sampling.temperature == 0,
-        top_k=sampling.top_k,
-        tokens_per_check=tokens_per_check,
+        sampling.temperature == 0,
+        sampling.top_k,
     )
-    return dataclasses.replace(decoding, state=state)
 
 
 @partial(jax.jit, static_argnames=("config", "room"))
@@ -281,9 +304,9 @@ def _run(
     top_p: Float[Array, ""] | None,
     thinking_limit: Int[Array, ""],
     config: QwenVLConfig,
-    *,
     greedy: bool,
     top_k: int,
+    *,
     tokens_per_check: int,
 ) -> _State:
     """Decodes until every completion is done or the room is full."""

@@ -104,9 +104,12 @@ def token_statistics(
     """
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    best_two = jax.lax.top_k(logits, 2)[0]
-    probs = jnp.exp(best_two - normaliser[..., None])
-    return chosen - normaliser, probs[..., 0] - probs[..., 1]
+    # Two reductions: a sorted top two would move all logits between chips where the vocabulary is cut.
+    best, place = jnp.max(logits, axis=-1), jnp.argmax(logits, axis=-1)
+    ids = jax.lax.broadcasted_iota(place.dtype, logits.shape, logits.ndim - 1)
+    others = jnp.where(ids == place[..., None], -jnp.inf, logits)
+    gap = jnp.exp(best - normaliser) - jnp.exp(jnp.max(others, axis=-1) - normaliser)
+    return chosen - normaliser, gap
 
 
 def sample_tokens(

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.rl.advantages import group_advantages
 from pixelthink_jax.rl.group_logprobs import group_logprobs
+from pixelthink_jax.rl.logprobs import TokenScores
 from pixelthink_jax.rl.losses import token_weights
 from pixelthink_jax.rl.objective import LossConfig, objective
 from pixelthink_jax.rl.rewards import RewardConfig, RewardInputs, group_rewards
@@ -53,6 +54,8 @@ class StepConfig:
         freeze_vision: The vision tower is not among what is trained: images are encoded once for policy and reference.
         remat: Recompute blocks in the backward pass to save memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
+        gradient_dtype: What the gradients of micro-batches are added up in. bfloat16 saves two bytes a parameter; each
+            of the `micro_batches` additions then rounds to 2^-9 of the sum.
     """
 
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -62,6 +65,7 @@ class StepConfig:
     freeze_vision: bool = False
     remat: Remat = "none"
     unroll: bool = False
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.micro_batches < 1:
@@ -82,6 +86,8 @@ class StepBatch:
         sampler_logprobs: Log-probabilities as sampled.
         rewards: What the rewards are computed from.
         banned: Tokens the sampler never draws.
+        reference_logprobs: Log-probabilities under the reference where `make_reference_pass` made them; None where the
+            step is to make them.
     """
 
     prompts: PromptArrays
@@ -91,6 +97,7 @@ class StepBatch:
     sampler_logprobs: Float[AnyArray, "b g r"]
     rewards: RewardInputs
     banned: Bool[AnyArray, " v"]
+    reference_logprobs: Float[AnyArray, "b g r"] | None = None
 
 
 @struct.dataclass
@@ -106,6 +113,7 @@ class _Part:
     weights: Float[Array, "*m b g r"]
     advantages: Float[Array, "*m b g"]
     sampler_logprobs: Float[Array, "*m b g r"]
+    reference_logprobs: Float[Array, "*m b g r"] | None = None
 
 
 def make_step(
@@ -127,7 +135,8 @@ def make_step(
 
     Returns:
         The step. `frozen` holds the parameters that are not trained (`qwen_vl.trained`), `reference` all those of the
-        reference policy, which may share leaves with `frozen`; it is None where `loss.kl_coef` is 0.
+        reference policy, which may share leaves with `frozen`; it is None where `loss.kl_coef` is 0, or where the batch
+        brings what the reference says.
     """
     loss_of = partial(_loss, config=config, model=model, image_config=image_config, dtype=dtype)
 
@@ -137,12 +146,73 @@ def make_step(
         advantages = group_advantages(rewards["reward"], standardised=config.loss.shape.standardised)
         parts = _parts(batch, advantages, config)
         fixed = partial(loss_of, frozen, reference)
-        grads, sums = _summed_gradients(fixed, state.params, parts, batch, model)
+        grads, sums = _summed_gradients(fixed, state.params, parts, batch, model, config.gradient_dtype)
         metrics = {**sums, **_reward_metrics(rewards, advantages, batch)}
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return qwen_vl.on_rules(updated(state, grads, optimizer), model), metrics
 
     return step
+
+
+def make_reference_pass(
+    config: StepConfig, model: QwenVLConfig, image_config: ImageConfig, *, dtype: Any = None
+) -> Callable[[Any, StepBatch], Float[Array, "b g r"]]:
+    """Builds `score(reference, batch) -> log-probabilities`, jitted: the reference's part of the step by itself.
+
+    With it the reference need not be in memory during the update, at the price of encoding images once more where the
+    vision tower is not trained. Arguments as `make_step`.
+    """
+    scores = partial(_scores, config=config, model=model, image_config=image_config, dtype=dtype)
+
+    @jax.jit
+    def score(reference: Any, batch: StepBatch) -> Float[Array, "b g r"]:
+        parts = _parts(batch, jnp.zeros(batch.lengths.shape), config)
+        of_part = lambda part: scores(reference, part, batch.layout, batch.banned).logprobs  # noqa: E731
+        found = jax.lax.map(of_part, parts)
+        return found.reshape(batch.tokens.shape)
+
+    return score
+
+
+def _scores(
+    params: Any,
+    part: _Part,
+    layout: VisionLayout,
+    banned: Bool[Array, " v"],
+    images: Array | None = None,
+    *,
+    config: StepConfig,
+    model: QwenVLConfig,
+    image_config: ImageConfig,
+    dtype: Any,
+) -> TokenScores:
+    """Scores `[b, g, r]` of the completions of some groups; `images` are encoded here where they are not given."""
+    run = {"dtype": dtype, "remat": config.remat, "unroll": config.unroll}
+    prompts = _prompts(part, layout)
+    if images is None:
+        images = encode_prompt_images(params, prompts, model, image_config, **run)
+    return group_logprobs(
+        params,
+        prompts,
+        images,
+        part.tokens,
+        part.mask,
+        model,
+        temperature=config.temperature,
+        banned=banned,
+        **run,
+    )
+
+
+def _prompts(part: _Part, layout: VisionLayout) -> PromptArrays:
+    return PromptArrays(
+        input_ids=part.input_ids,
+        mask=part.prompt_mask,
+        positions=part.positions.swapaxes(0, 1),
+        images=part.images,
+        layout=layout,
+        forced=jnp.zeros((part.input_ids.shape[0], 0), jnp.int32),
+    )
 
 
 def _loss(
@@ -160,45 +230,31 @@ def _loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The share of some groups in the loss of the batch, and in its metrics."""
     params = qwen_vl.whole_params(trained, frozen)
-    run = {"dtype": dtype, "remat": config.remat, "unroll": config.unroll}
-    prompts = PromptArrays(
-        input_ids=part.input_ids,
-        mask=part.prompt_mask,
-        positions=part.positions.swapaxes(0, 1),
-        images=part.images,
-        layout=layout,
-        forced=jnp.zeros((part.input_ids.shape[0], 0), jnp.int32),
+    scores = partial(_scores, config=config, model=model, image_config=image_config, dtype=dtype)
+    images = encode_prompt_images(
+        params,
+        _prompts(part, layout),
+        model,
+        image_config,
+        dtype=dtype,
+        remat=config.remat,
+        unroll=config.unroll,
     )
-
-    def scores(params: Any, images: Array) -> Any:
-        found = group_logprobs(
-            params,
-            prompts,
-            images,
-            part.tokens,
-            part.mask,
-            model,
-            temperature=config.temperature,
-            banned=banned,
-            **run,
-        )
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), found)
-
-    images = encode_prompt_images(params, prompts, model, image_config, **run)
-    reference_logprobs = None
-    if config.loss.kl_coef > 0:
-        seen = images
-        if not config.freeze_vision:
-            seen = encode_prompt_images(reference, prompts, model, image_config, **run)
-        reference_logprobs = jax.lax.stop_gradient(scores(reference, seen).logprobs)
+    reference_logprobs = part.reference_logprobs
+    if config.loss.kl_coef > 0 and reference_logprobs is None:
+        seen = images if config.freeze_vision else None
+        reference_logprobs = scores(reference, part, layout, banned, seen).logprobs
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
-    own, mask, weights = scores(params, images), flat(part.mask), flat(part.weights)
+    own = jax.tree.map(flat, scores(params, part, layout, banned, images))
+    mask, weights = flat(part.mask), flat(part.weights)
     loss, metrics = objective(
         config.loss,
         logprobs=own.logprobs,
         entropies=own.entropies,
         old_logprobs=jax.lax.stop_gradient(own.logprobs),
-        reference_logprobs=reference_logprobs,
+        reference_logprobs=None
+        if reference_logprobs is None
+        else jax.lax.stop_gradient(flat(reference_logprobs)),
         advantages=part.advantages.reshape(-1),
         mask=mask,
         weights=weights,
@@ -223,6 +279,9 @@ def _parts(batch: StepBatch, advantages: Float[Array, "b g"], config: StepConfig
         weights=weights.reshape(mask.shape),
         advantages=advantages,
         sampler_logprobs=jnp.asarray(batch.sampler_logprobs),
+        reference_logprobs=None
+        if batch.reference_logprobs is None
+        else jnp.asarray(batch.reference_logprobs),
     )
     if config.micro_batches == 1:
         return _spread(jax.tree.map(lambda x: x[None], whole))
@@ -242,7 +301,9 @@ def _spread(parts: _Part) -> _Part:
         rest = [group, *"........"][: x.ndim - 2]
         return on_axes(x, " ".join(["micro", "b", *rest]))
 
-    of_groups = ("tokens", "mask", "weights", "advantages", "sampler_logprobs")
+    of_groups = ["tokens", "mask", "weights", "advantages", "sampler_logprobs"]
+    if parts.reference_logprobs is not None:
+        of_groups.append("reference_logprobs")
     placed = {name: place(getattr(parts, name), "g") for name in of_groups}
     of_prompts = ("input_ids", "prompt_mask", "positions")
     placed |= {name: place(getattr(parts, name), ".") for name in of_prompts}
@@ -250,9 +311,9 @@ def _spread(parts: _Part) -> _Part:
 
 
 def _summed_gradients(
-    loss_of: Any, trained: Any, parts: _Part, batch: StepBatch, model: QwenVLConfig
+    loss_of: Any, trained: Any, parts: _Part, batch: StepBatch, model: QwenVLConfig, dtype: str
 ) -> tuple[Any, Metrics]:
-    """Gradient and metrics summed over the micro-batches, one at a time, in float32."""
+    """Gradient, in `dtype`, and metrics summed over the micro-batches, one at a time."""
 
     def grad(trained: Any, part: _Part) -> tuple[Any, Metrics]:
         of_part = jax.grad(lambda trained: loss_of(trained, part, batch.layout, batch.banned), has_aux=True)
@@ -266,7 +327,9 @@ def _summed_gradients(
     def add(total: Any, part: _Part) -> tuple[Any, None]:
         return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, grad(trained, part)), None
 
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(grad, trained, first))
+    grads, metrics = jax.eval_shape(grad, trained, first)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), grads)
+    nothing = nothing, jax.tree.map(lambda x: jnp.zeros(x.shape), metrics)
     return jax.lax.scan(add, nothing, parts)[0]
 
 
