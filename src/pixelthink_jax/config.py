@@ -104,6 +104,25 @@ def to_tree(config: Any) -> Any:
     return config
 
 
+def laid_over(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with others in their place; a mapping that names another `kind` replaces the whole one.
+
+    >>> laid_over({"optim": {"kind": "adamw", "beta1": 0.9}}, {"optim": {"beta1": 0.8}})
+    {'optim': {'kind': 'adamw', 'beta1': 0.8}}
+    >>> laid_over({"penalty": {"kind": "clipped", "slope": 0.1}}, {"penalty": {"kind": "none"}})
+    {'penalty': {'kind': 'none'}}
+    """
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            whole = value.get("kind", old.get("kind")) != old.get("kind")
+            merged[key] = value if whole else laid_over(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

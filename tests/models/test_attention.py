@@ -54,3 +54,36 @@ def test_gradients_do_not_depend_on_how_heads_are_run(monkeypatch):
 
     for one, together in zip(gradient(1), gradient(10**9), strict=True):
         np.testing.assert_allclose(one, together, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("one_mask_for_all", [False, True])
+def test_queries_in_blocks_give_the_same_values_and_gradients(monkeypatch, one_mask_for_all):
+    b, g, t, h, kv, s, c = 2, 3, 11, 4, 2, 5, 8
+    rng = np.random.default_rng(0)
+    shapes = ((b, g, t, h, c), (b, kv, s, c), (b, kv, s, c), (b, g, kv, t, c), (b, g, kv, t, c))
+    arrays = tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    prompt = jnp.asarray([[False, False, True, True, True], [True] * 5])
+    own = (
+        jnp.ones((1, 1, 1, t), bool)
+        if one_mask_for_all
+        else jnp.broadcast_to(jnp.tri(t, dtype=bool), (b, g, t, t))
+    )
+
+    def shared(q, pk, pv, sk, sv):
+        return attention.attend_prefix_suffix(q, pk, pv, prompt, sk, sv, own)
+
+    def dense(q, pk, pv, sk, sv):
+        q, bias = q[:, 0].swapaxes(1, 2), None if one_mask_for_all else jnp.where(own[:, 0], 0.0, -1e30)
+        wide = (jnp.repeat(x[:, 0], h // kv, axis=1) for x in (sk, sv))
+        return attention._attend_in_blocks(q, *wide, bias)
+
+    def both(function):
+        return jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(function(*a))), argnums=(0, 1, 2, 3, 4))(*arrays)
+
+    for function in (shared, dense):
+        monkeypatch.setattr(attention, "SCORES_AT_ONCE", 2**26)
+        whole = both(function)
+        monkeypatch.setattr(attention, "SCORES_AT_ONCE", 300)
+        blocks = both(function)
+        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)

@@ -59,7 +59,7 @@ def test_equal_to_plain_log_softmax(scored: tuple) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 32])
 def test_chunks_change_nothing(scored: tuple, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, whole), whole_grads = value_and_gradients(scored)
-    monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", chunk * tiny_policy().config.text.vocab_size)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", chunk * tiny_policy().config.text.vocab_size)
     (_, cut), cut_grads = value_and_gradients(scored)
     for a, b in zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -73,7 +73,7 @@ def test_all_logits_are_never_held(scored: tuple, monkeypatch: pytest.MonkeyPatc
     score = lambda hidden: jnp.sum(token_logprobs(params, hidden, targets, config).logprobs)  # noqa: E731
     every_position = f"{B * T},{config.text.vocab_size}]"
     assert every_position in str(jax.make_jaxpr(jax.grad(score))(hidden))
-    monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", 8 * config.text.vocab_size)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 8 * config.text.vocab_size)
     chunked = str(jax.make_jaxpr(jax.grad(score))(hidden))
     assert every_position not in chunked
     assert f"[5,8,{config.text.vocab_size}]" not in chunked

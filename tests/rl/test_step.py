@@ -1,5 +1,6 @@
 """The update against one that repeats every prompt, and what must not change it."""
 
+import dataclasses
 from functools import cache
 
 import jax
@@ -17,7 +18,7 @@ from pixelthink_jax.rl.losses import clipped_policy_loss, entropy, kl_estimate
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardInputs, answer_arrays, solution_arrays
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
-from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
+from pixelthink_jax.rl.step import StepBatch, StepConfig, make_reference_pass, make_step
 from pixelthink_jax.runtime.train_state import begin
 from tests.models.qwen_small import gradient_difference
 from tests.rl.tiny_policy import QUERIES, SIZES, pictures, tiny_policy
@@ -151,6 +152,28 @@ def test_how_it_is_computed_changes_nothing(options):
     assert gradient_difference(other, gradient) < 1e-5
     for name, value in metrics.items():
         assert other_metrics[name] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+
+
+def test_a_reference_scored_by_itself_and_gradients_summed_in_bfloat16():
+    policy, config = tiny_policy(), StepConfig(loss=LOSS, micro_batches=2)
+    batch, _ = rolled_out(ONE_SIZE, 2)
+    gradient, metrics = update(config, batch)
+    score = make_reference_pass(config, policy.config, policy.processor.image_config)
+    scored = batch.replace(reference_logprobs=score(reference_params(), batch))
+    coarse = dataclasses.replace(config, gradient_dtype="bfloat16")
+    # The tree has no reference to read: what the batch brings is all there is.
+    trained = jax.tree.map(jnp.copy, policy.params)
+    after, found = make_step(coarse, policy.config, policy.processor.image_config, DESCENT)(
+        begin(trained, DESCENT), {}, None, scored
+    )
+    for name, value in metrics.items():
+        assert float(found[name]) == pytest.approx(
+            float(value), rel=1e-2 if name == "gradient_norm" else 1e-5, abs=1e-6
+        )
+    difference = gradient_difference(
+        jax.tree.map(lambda a, b: np.asarray(a - b), policy.params, after.params), gradient
+    )
+    assert 1e-4 < difference < config.micro_batches * 2**-8
 
 
 def test_a_frozen_tower_stays_as_it_is_and_the_rest_learns_the_same():

@@ -15,10 +15,20 @@ def config_path(argv: list[str]) -> Path | None:
     >>> config_path(["--seed", "3", "--config=mine/run.yaml"]).as_posix()
     'mine/run.yaml'
     """
+    name = flag_value("--config", argv)
+    return _given_or_packaged(Path(name)) if name else None
+
+
+def flag_value(wanted: str, argv: list[str]) -> str | None:
+    """What follows a flag, before all flags are read; None without it.
+
+    >>> flag_value("--machine", ["--config", "mine.yaml", "--machine", "v5e-16"])
+    'v5e-16'
+    """
     for flag, following in zip(argv, [*argv[1:], ""], strict=False):
-        name = following if flag == "--config" else flag.removeprefix("--config=")
+        name = following if flag == wanted else flag.removeprefix(f"{wanted}=")
         if name and name != flag:
-            return _given_or_packaged(Path(name))
+            return name
     return None
 
 

@@ -1,14 +1,16 @@
 """`pixelthink plan`: whether a run fits a machine one does not have, and how fast it could be at best."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pixelthink_jax.commands import config_path
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
-from pixelthink_jax.plan import Plan, make_plan, parse_topology
+from pixelthink_jax.plan import CompiledProgram, Plan, compiler_version, make_plan, parse_topology
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Args:
     """YAML config of a GRPO run (see configs/)."""
     topology: str
     """The machine: v5e-16, v5p-8 (cores: four chips), v6e-64, v5e:4x4, v5p:2x2x2, gpu:1x141GB, gpu:8x80GB."""
+    by: Literal["auto", "formula", "compiler"] = "auto"
+    """Who counts memory and traffic: the TPU compiler (extra `tpu`), formulas, or the compiler where there is one."""
     completion_tokens: int | None = None
     """Tokens of each completion; the longest that the config allows by default."""
     json: bool = False
@@ -32,7 +36,14 @@ def main(args: Args) -> int:
     config = load_config(TrainConfig, path or args.config)
     if args.completion_tokens is not None and args.completion_tokens < 1:
         raise InputError(f"completion_tokens must be at least 1, got {args.completion_tokens}")
-    plan = make_plan(config, topology, completion_tokens=args.completion_tokens)
+    there = topology.compiler_name is not None and compiler_version() is not None
+    plan = make_plan(
+        config,
+        topology,
+        completion_tokens=args.completion_tokens,
+        compiled=args.by == "compiler" or (args.by == "auto" and there),
+        on_progress=lambda line: print(f"compiling for {line}", file=sys.stderr, flush=True),
+    )
     print(json.dumps(plan.as_json()) if args.json else "\n".join(lines(plan)))
     return 0 if plan.fits else 1
 
@@ -42,10 +53,11 @@ def lines(plan: Plan) -> Iterator[str]:
     machine = plan.topology
     yield f"{machine.name}: {machine.chips} x {machine.chip.name}, {machine.hosts} host(s)"
     yield f"mesh {_axes(plan.mesh)}; rollout_mesh {_axes(plan.rollout_mesh)}"
-    yield "memory of a chip, GB (by formula)"
-    for phase, kinds in (("rollout", plan.rollout_bytes), ("update", plan.update_bytes)):
+    yield f"memory of a chip, GB (by {plan.counted_by}; not measured)"
+    for phase, kinds in plan.phase_bytes.items():
         parts = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in kinds.items() if size)
-        yield f"  {phase:<8} {sum(kinds.values()) / 1e9:6.2f}   {parts}"
+        yield f"  {phase:<16} {sum(kinds.values()) / 1e9:6.2f}   {parts}"
+    yield from (_exchanges(program) for program in plan.programs)
     yield f"arithmetic of a step: {plan.flops / 1e15:.3f} PFLOP"
     sent = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in plan.network_bytes.items() if size)
     yield f"received by a chip in a step, GB: {sent or 'nothing'}"
@@ -59,6 +71,16 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{verdict}: {plan.per_chip_bytes / 1e9:.2f} GB needed, {machine.chip.memory_bytes / 1e9:.2f} GB there"
     )
     yield from (f"  {remedy}" for remedy in (() if plan.fits else plan.remedies))
+
+
+def _exchanges(program: CompiledProgram) -> str:
+    """A line about what a program exchanges between chips."""
+    made = f"compiled in {program.seconds:.0f} s" + (", before" if program.from_cache else "")
+    if program.executable is None:
+        return f"  {program.name}: the compiler refused it ({made})"
+    kinds = program.executable.collectives.items()
+    sent = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in kinds)
+    return f"  {program.name} exchanges, GB of a chip each time: {sent or 'nothing'} ({made})"
 
 
 def _axes(mesh: Mapping[str, int]) -> str:

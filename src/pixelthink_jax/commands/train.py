@@ -1,11 +1,11 @@
 """`pixelthink train`: GRPO from one config file, continued where it stopped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tyro
 
-from pixelthink_jax.commands import config_path, settings_of
+from pixelthink_jax.commands import config_path, flag_value, settings_of
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
@@ -18,13 +18,18 @@ class Args(TrainConfig):
 
     config: str | None = None
     """YAML run config (see configs/); the flags below show its settings once it is given."""
+    machine: str | None = None
+    """Machine whose settings in the config are taken, such as v5e-16; `pixelthink plan` says whether they fit."""
+    machines: tyro.conf.Suppress[dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 def defaults(argv: list[str]) -> Args:
     """The settings of the file that `--config` names; for `--help` without one, a bare run."""
     path = config_path(argv)
     if path is not None:
-        return Args(config=str(path), **settings_of(TrainConfig, load_config(TrainConfig, path)))
+        config, machine = load_config(TrainConfig, path), flag_value("--machine", argv)
+        config = config.on(machine) if machine else config
+        return Args(config=str(path), machine=machine, **settings_of(TrainConfig, config))
     if not {"-h", "--help"} & set(argv):
         raise InputError("train: --config is missing; give a run config, such as --config configs/tiny.yaml")
     return Args(out="runs/train")

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from pixelthink_jax.config import from_tree, laid_over, to_tree
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
 from pixelthink_jax.models.qwen_vl import LoraConfig
@@ -125,6 +126,8 @@ class TrainConfig:
         mesh: Chips along each axis, of all processes; None runs on one device.
         rollout_mesh: The same for decoding, `fsdp` left out; None takes the `tensor` of `mesh` and every other chip for
             `data`.
+        machines: Settings by the name of a machine (`plan.parse_topology`), which `on` lays over the others: mesh, and
+            what its memory asks for.
         gradient_dtype: What the gradients of micro-batches are added up in (`rl.step.StepConfig`).
         reference_memory: Where the reference waits between its passes; `host` frees two bytes a parameter of the device
             during rollout and update. Only where all parameters are trained: others it shares with the policy.
@@ -161,6 +164,7 @@ class TrainConfig:
     lora: LoraConfig | None = None
     mesh: MeshConfig | None = None
     rollout_mesh: MeshConfig | None = None
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     reference_memory: Literal["device", "host"] = "device"
     remat: Remat = "none"
@@ -211,6 +215,8 @@ class TrainConfig:
             )
         self._check_budget()
         self._check_splits()
+        for machine in self.machines:
+            self.on(machine)
 
     def _check_budget(self) -> None:
         """A budget that no completion can exceed would leave the length reward without effect, in silence."""
@@ -239,6 +245,20 @@ class TrainConfig:
             raise InputError(
                 f"evaluation: data is the training data ({train.name}, {train.split}); hold out other rows"
             )
+
+    def on(self, machine: str) -> "TrainConfig":
+        """The run on one of its machines.
+
+        Raises:
+            InputError: There is none of that name, or its settings cannot be used.
+        """
+        if machine not in self.machines:
+            known = ", ".join(self.machines) or "none"
+            raise InputError(
+                f"machine {machine}: the config has settings for {known}; add them under machines"
+            )
+        tree = laid_over({**to_tree(self), "machines": {}}, self.machines[machine])
+        return from_tree(TrainConfig, tree, where=f"machines: {machine}")
 
     @property
     def trains_vision(self) -> bool:

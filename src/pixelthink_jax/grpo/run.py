@@ -29,6 +29,7 @@ from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.grpo.custom_rewards import CustomReward, load_custom_rewards
 from pixelthink_jax.grpo.difficulty import open_difficulty
 from pixelthink_jax.grpo.questions import Questions
+from pixelthink_jax.grpo.reference import Reference, to_host
 from pixelthink_jax.grpo.sampler import Sampler
 from pixelthink_jax.grpo.scoring import Scored, Scorer, completion_rows, level_metrics
 from pixelthink_jax.models import qwen_vl
@@ -78,7 +79,7 @@ class _Parts:
     policy: Policy
     begun: Any
     frozen: Any
-    reference: Any
+    reference: Reference
     segmenter: Segmenter | None
     asker: Asker
     update: Any
@@ -184,8 +185,8 @@ def _one_step(
     seconds.lap("host")
     mesh = parts.meshes.train
     with out_of_memory("update", REMEDIES), in_use(mesh):
-        batch = place_batch(batch, mesh)
-        state, found = parts.update(state, parts.frozen, parts.reference, batch)
+        batch = parts.reference.scored(place_batch(batch, mesh))
+        state, found = parts.update(state, parts.frozen, parts.reference.resident, batch)
         found = jax.device_get(found)
     seconds.lap("update")
     metrics = {name: float(value) for name, value in found.items()}
@@ -256,12 +257,16 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
         dtype=config.dtype,
         meshes=meshes,
     )
+    reference = Reference(policy, config)
+    if config.reference_memory == "host":
+        # What was loaded becomes the state of the first update, and stays on the device for nothing else.
+        policy = policy.with_params(to_host(policy.params))
     scorer = Scorer(config, policy.processor, open_difficulty(config.difficulty), rewards)
     return _Parts(
         policy=policy,
         begun=trained,
         frozen=frozen,
-        reference=policy.params if config.loss.kl_coef > 0 else None,
+        reference=reference,
         segmenter=segmenter,
         asker=Asker(policy, sampler, scorer, config),
         update=update,
@@ -277,6 +282,7 @@ def _begin(
     optimizer = make_optimizer(config.optim, config.steps)
     # A copy, as the state is donated at each update: the policy that was loaded stays, and is the reference.
     state = begin(jax.tree.map(jnp.copy, parts.begun), optimizer, shardings=parts.shardings)
+    parts.begun = None
     if checkpoints.latest_step() is None:
         return state, 0, None
     done, state, extra = checkpoints.restore(state)
@@ -286,8 +292,12 @@ def _begin(
 
 _MAY_CHANGE = (
     "out",
+    "machines",
     "mesh",
     "rollout_mesh",
+    "micro_batches",
+    "gradient_dtype",
+    "reference_memory",
     "steps",
     "evaluation",
     "samples_every",

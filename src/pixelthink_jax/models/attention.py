@@ -22,7 +22,7 @@ MASKED = -1e30
 _LARGE = 2**16
 """Scores of one head from which a CPU computes heads one after another."""
 
-_SCORES_AT_ONCE = 2**26
+SCORES_AT_ONCE = 2**26
 """Scores that a chip holds at once, 256 MB in float32; more are computed for some queries after the others."""
 
 
@@ -94,7 +94,7 @@ def _over_queries(
         axis: Of the queries in `q`.
         mask_axis: Of the queries in `mask`.
     """
-    blocks = -(-scores // _SCORES_AT_ONCE)
+    blocks = -(-scores // SCORES_AT_ONCE)
     t = q.shape[axis]
     if blocks == 1:
         return attention(q, mask)

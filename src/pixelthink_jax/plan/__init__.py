@@ -1,6 +1,7 @@
 """What a run will need on machines one does not have: memory, arithmetic and time for each chip, in advance."""
 
+from pixelthink_jax.plan.compiled import CompiledProgram, compiler_version
 from pixelthink_jax.plan.plan import Plan, make_plan
 from pixelthink_jax.plan.topology import Topology, parse_topology
 
-__all__ = ["Plan", "Topology", "make_plan", "parse_topology"]
+__all__ = ["CompiledProgram", "Plan", "Topology", "compiler_version", "make_plan", "parse_topology"]

@@ -119,5 +119,7 @@ def _wanted(message: str) -> int:
     >>> _wanted("the total memory required for HLO temporaries (16.50G) exceeds available HBM (15.75G).")
     17716740096
     """
-    found = re.search(r"\(([\d.]+)([KMG])\) exceeds", message) or re.search(r"Used ([\d.]+)([KMG]) of", message)
+    found = re.search(r"\(([\d.]+)([KMG])\) exceeds", message) or re.search(
+        r"Used ([\d.]+)([KMG]) of", message
+    )
     return int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]]) if found else 0

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.attention import SCORES_AT_ONCE
 from pixelthink_jax.models.axes import activation_spec
 from pixelthink_jax.models.qwen_vl.sharding import partition_spec
 from pixelthink_jax.plan.shapes import Shapes
-
-_LOGITS_AT_ONCE = 2**26 * 4 * 2  # bytes of a chunk and its gradient, see `rl.logprobs`
+from pixelthink_jax.rl.logprobs import LOGITS_AT_ONCE
 
 
 def placed_bytes(tree: Any, mesh: Mapping[str, int], kv_heads: int, dtype: Any = None) -> int:
@@ -36,47 +36,55 @@ def activation_bytes(axes: str, shape: tuple[int, ...], mesh: Mapping[str, int],
     return math.prod(shape) * itemsize // _parts(activation_spec(axes, shape, mesh), mesh)
 
 
-def memory(
-    shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes of each chip by kind, while completions are drawn and during the update."""
+def memory(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Bytes of each chip by kind, phase by phase: while completions are drawn, scored by the reference, learned from.
+
+    The second phase is there where the reference waits on the host.
+    """
     config, model, kv = shapes.config, shapes.model, shapes.model.text.num_kv_heads
     state, width = shapes.state, jnp.dtype(config.dtype).itemsize
     resident = {
         "parameters": placed_bytes(state.params, train, kv) + placed_bytes(shapes.frozen, train, kv),
         "low halves": placed_bytes(state.low, train, kv) if state.low is not None else 0,
         "moments": placed_bytes(state.opt_state, train, kv),
-        # Parameters that are not trained are shared with the reference.
-        "reference": placed_bytes(shapes.reference or {}, train, kv) - placed_bytes(_base(shapes), train, kv)
-        if shapes.reference
-        else 0,
     }
+    reference = {"reference": _reference_bytes(shapes, train)}
+    waits = config.reference_memory == "host"
+    always = resident if waits else resident | reference
     b, g, r = shapes.batch.tokens.shape
     t = shapes.batch.prompts.input_ids.shape[1]
     text = model.text
     cache = 2 * text.num_layers * width
     prefix = activation_bytes("b k t c", (b, kv, t, text.head_dim), rollout, cache)
     suffix = activation_bytes("b g k r c", (b, g, kv, r, text.head_dim), rollout, cache)
-    drawing = {
-        "decode copy": placed_bytes(shapes.whole, rollout, kv, config.dtype),
-        "caches": prefix + suffix,
-        "logits": 4 * activation_bytes("b g v", (b, g, text.vocab_size), rollout, 4),
+    phases = {
+        "rollout": always
+        | {
+            "decode copy": placed_bytes(shapes.whole, rollout, kv, config.dtype),
+            "caches": prefix + suffix,
+            "logits": 4 * activation_bytes("b g v", (b, g, text.vocab_size), rollout, 4),
+        }
     }
-    gradient = "float32" if config.micro_batches > 1 else config.dtype
-    updating = {
-        "gradients": placed_bytes(state.params, train, kv, gradient),
-        "activations": activations(shapes, train),
-    }
-    return resident | drawing, resident | updating
+    if waits and shapes.reference is not None:
+        phases["reference"] = resident | reference | {"activations": activations(shapes, train)}
+    gradients = placed_bytes(state.params, train, kv, config.dtype)
+    if config.micro_batches > 1:  # those of one micro-batch, and their sum
+        gradients += placed_bytes(state.params, train, kv, config.gradient_dtype)
+    phases["update"] = always | {"gradients": gradients, "activations": activations(shapes, train)}
+    return phases
 
 
-def _base(shapes: Shapes) -> Any:
-    """What the reference shares: parameters that are not trained."""
-    return qwen_vl.without_lora(shapes.frozen) if shapes.config.lora else shapes.frozen
+def _reference_bytes(shapes: Shapes, train: Mapping[str, int]) -> int:
+    """What the reference takes beside the policy, with which it shares what is not trained."""
+    if not shapes.reference:
+        return 0
+    kv = shapes.model.text.num_kv_heads
+    shared = qwen_vl.without_lora(shapes.frozen) if shapes.config.lora else shapes.frozen
+    return placed_bytes(shapes.reference, train, kv) - placed_bytes(shared, train, kv)
 
 
 def activations(shapes: Shapes, mesh: Mapping[str, int]) -> int:
-    """Bytes of each chip that a micro-batch needs: what is kept for the way back, and one layer at work."""
+    """Bytes of each chip that a micro-batch needs: what is kept for the way back, and the largest piece of work."""
     config, text, vision = shapes.config, shapes.model.text, shapes.model.vision
     width = jnp.dtype(config.dtype).itemsize
     b, g, r = shapes.batch.tokens.shape
@@ -85,14 +93,26 @@ def activations(shapes: Shapes, mesh: Mapping[str, int]) -> int:
     d, h = text.hidden_size, text.num_heads
     stream = activation_bytes("b t d", (b, t, d), mesh, width)
     stream += activation_bytes("b g r d", (b, g, r, d), mesh, width)
-    # Float32 scores, their weights and gradients, of prompts, and of completions over prompts and themselves.
     scores = activation_bytes("b h t s", (b, h, t, t), mesh, 4)
     scores = max(scores, activation_bytes("b g h r s", (b, g, h, r, r + t), mesh, 4))
+    # Both sides of the MLP and their product lie beside one another, and once more on the way back.
     wide = activation_bytes("b g r h", (b, g, r, text.intermediate_size), mesh, width)
-    layer = 3 * scores + 6 * wide + 8 * stream
-    kept = stream if config.remat == "full" else layer
+    layer = 3 * min(scores, 4 * SCORES_AT_ONCE) + 6 * wide + 8 * stream
+    layer += 2 * _whole_layer(shapes, mesh)
+    kept = text.num_layers * (stream if config.remat == "full" else layer)
     frames, patches = shapes.batch.layout.positions.shape[:2]
     seen = activation_bytes("n p d", (frames, patches, vision.hidden_size), mesh, width)
-    tower = vision.depth * seen if config.trains_vision else seen
-    full = 3 * activation_bytes("n h p q", (frames, vision.num_heads, patches, patches), mesh, 4)
-    return text.num_layers * kept + max(layer, full) + tower + min(_LOGITS_AT_ONCE, 8 * b * g * r * 4096)
+    kept += seen * (vision.depth if config.trains_vision else 1)
+    full = activation_bytes("n h p q", (frames, vision.num_heads, patches, patches), mesh, 4)
+    # The head: some logits with their gradient, its matrix as a chip sees it, and the gradient of that in float32.
+    matrix = text.vocab_size * d // mesh["tensor"]
+    head = 2 * 4 * LOGITS_AT_ONCE + matrix * (width + 4)
+    return kept + max(layer, 3 * min(full, 4 * SCORES_AT_ONCE), head)
+
+
+def _whole_layer(shapes: Shapes, mesh: Mapping[str, int]) -> int:
+    """A layer of the policy as a chip gathers it: cut over `tensor` alone; nothing where it is not cut otherwise."""
+    blocks, kv = shapes.whole["text"]["blocks"], shapes.model.text.num_kv_heads
+    gathered = placed_bytes(blocks, {"tensor": mesh["tensor"]}, kv, shapes.config.dtype)
+    lying = placed_bytes(blocks, mesh, kv, shapes.config.dtype)
+    return 0 if gathered == lying else gathered // shapes.model.text.num_layers

@@ -1,31 +1,27 @@
 """The plan of a run: bytes by kind, arithmetic, traffic between chips, a floor for the seconds of a step, a verdict.
 
-Bytes of parameters, optimizer and caches follow from shapes and placement and are exact; activations and traffic are
-formulas that have not been calibrated on an accelerator.
+By formula, bytes of parameters, optimizer and caches follow from shapes and placement and are exact; activations and
+traffic are formulas. By the compiler, memory and traffic are what the TPU compiler says of the very programs. Neither
+has been calibrated on an accelerator.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
-
+from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.models import qwen_vl
-from pixelthink_jax.plan.memory import activation_bytes, memory, placed_bytes
+from pixelthink_jax.plan.compiled import CompiledProgram, Progress, compile_step, compiler_version
+from pixelthink_jax.plan.memory import memory, placed_bytes
+from pixelthink_jax.plan.roofline import phase_seconds, step_flops, traffic
 from pixelthink_jax.plan.shapes import Shapes, run_shapes
-from pixelthink_jax.plan.topology import Topology
-from pixelthink_jax.rl.flops import (
-    GroupShape,
-    forward_flops,
-    text_attention_flops,
-    text_linear_flops,
-    update_flops,
-    vision_flops,
-)
+from pixelthink_jax.plan.topology import Topology, parse_topology
 from pixelthink_jax.runtime.mesh import Axes, MeshConfig, fitted_axes, rollout_config
+
+Bytes = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -34,37 +30,40 @@ class Plan:
 
     Attributes:
         topology: The machine.
+        counted_by: `formula`, or `compiler` with its version.
         mesh: Axes of the training layout.
         rollout_mesh: Axes of the layout that decodes.
-        rollout_bytes: Memory while completions are drawn, by kind.
-        update_bytes: Memory during the update, by kind.
+        phase_bytes: Memory by kind, phase by phase.
         flops: Matrix products of a whole step, all chips together, recomputation not counted.
-        network_bytes: Sent and received by each chip in a step, by kind.
+        network_bytes: Received by each chip in a step, by kind.
         phase_seconds: Floors, each by the resource that bounds it.
         tokens: Completion tokens of a step.
+        programs: What the compiler made of each program; empty by formula.
         remedies: Settings to change, in the order to try; empty where it fits.
     """
 
     topology: Topology
+    counted_by: str
     mesh: Mapping[str, int]
     rollout_mesh: Mapping[str, int]
-    rollout_bytes: Mapping[str, int]
-    update_bytes: Mapping[str, int]
+    phase_bytes: Mapping[str, Bytes]
     flops: int
-    network_bytes: Mapping[str, int]
+    network_bytes: Bytes
     phase_seconds: Mapping[str, float]
     tokens: int
+    programs: Sequence[CompiledProgram] = ()
     remedies: tuple[str, ...] = ()
 
     @property
     def per_chip_bytes(self) -> int:
-        """The most that is needed at once, the larger of the two phases."""
-        return max(sum(self.rollout_bytes.values()), sum(self.update_bytes.values()))
+        """The most that is needed at once, that of the largest phase."""
+        return max(sum(kinds.values()) for kinds in self.phase_bytes.values())
 
     @property
     def fits(self) -> bool:
-        """Whether that is no more than a chip has."""
-        return self.per_chip_bytes <= self.topology.chip.memory_bytes
+        """Whether that is no more than a chip has, and the compiler found a way to do with it."""
+        refused = any(program.executable is None for program in self.programs)
+        return not refused and self.per_chip_bytes <= self.topology.chip.memory_bytes
 
     @property
     def step_seconds_floor(self) -> float:
@@ -86,51 +85,74 @@ class Plan:
             "hosts": self.topology.hosts,
             "mesh": dict(self.mesh),
             "rollout_mesh": dict(self.rollout_mesh),
-            "counted_by": "formula",
-            "rollout_bytes": dict(self.rollout_bytes),
-            "update_bytes": dict(self.update_bytes),
+            "counted_by": self.counted_by,
+            "phase_bytes": {phase: dict(kinds) for phase, kinds in self.phase_bytes.items()},
             "network_bytes": dict(self.network_bytes),
             "phase_seconds": dict(self.phase_seconds),
+            "programs": [dataclasses.asdict(program) for program in self.programs],
             "remedies": list(self.remedies),
         }
 
 
-def make_plan(config: TrainConfig, topology: Topology, *, completion_tokens: int | None = None) -> Plan:
-    """Plans a run by formula.
+def make_plan(
+    config: TrainConfig,
+    topology: Topology,
+    *,
+    completion_tokens: int | None = None,
+    compiled: bool = False,
+    on_progress: Progress | None = None,
+) -> Plan:
+    """Plans a run.
 
     Args:
-        config: The run; without a `mesh` on several chips, all of them cut parameters (`fsdp`).
+        config: The run. Its settings for this machine are taken if it has some; without a `mesh` on several chips, all
+            of them cut parameters (`fsdp`).
         topology: The machine.
         completion_tokens: Of each completion; None takes the longest that is allowed.
+        compiled: Ask the TPU compiler for memory and traffic.
+        on_progress: Called with a line about what is compiled.
 
     Raises:
-        InputError: The mesh does not fit the chips, the prompts or the model.
+        InputError: The mesh does not fit the chips, the prompts or the model; the compiler is not there.
     """
+    config = settings_on(config, topology)
     shapes = run_shapes(config, completion_tokens)
-    train, rollout = planned_meshes(config, topology)
-    for axes, where in ((train, "mesh"), (rollout, "rollout_mesh")):
-        qwen_vl.check_mesh(shapes.model, _sizes(axes), where=where)
-    rollout_bytes, update_bytes = memory(shapes, _sizes(train), _sizes(rollout))
+    axes, decode_axes = planned_meshes(config, topology)
+    train, rollout = _sizes(axes), _sizes(decode_axes)
+    for sizes, where in ((train, "mesh"), (rollout, "rollout_mesh")):
+        qwen_vl.check_mesh(shapes.model, sizes, where=where)
+    phases, network = memory(shapes, train, rollout), traffic(shapes, train, rollout)
     flops = step_flops(shapes)
-    network = traffic(shapes, _sizes(train), _sizes(rollout))
     plan = Plan(
         topology=topology,
-        mesh=_sizes(train),
-        rollout_mesh=_sizes(rollout),
-        rollout_bytes=rollout_bytes,
-        update_bytes=update_bytes,
+        counted_by="formula",
+        mesh=train,
+        rollout_mesh=rollout,
+        phase_bytes=phases,
         flops=sum(flops.values()),
         network_bytes=network,
-        phase_seconds=phase_seconds(shapes, topology, flops, network, rollout_bytes),
+        phase_seconds=phase_seconds(shapes, topology, flops, network, phases["rollout"]),
         tokens=math.prod(shapes.batch.tokens.shape),
     )
+    if compiled:
+        plan = _by_compiler(plan, shapes, on_progress)
     return plan if plan.fits else with_remedies(plan, config)
+
+
+def settings_on(config: TrainConfig, topology: Topology) -> TrainConfig:
+    """The run as the config has it for this machine, under whichever of its names; with a mesh on several chips."""
+    for name in config.machines:
+        if parse_topology(name).same_machine(topology):
+            config = config.on(name)
+            break
+    if config.mesh is None and topology.chips > 1:
+        config = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=-1))
+    return config
 
 
 def planned_meshes(config: TrainConfig, topology: Topology) -> tuple[Axes, Axes]:
     """The axes of both layouts on a machine."""
-    wanted = config.mesh or MeshConfig(data=1, fsdp=-1)
-    train = wanted.resolved(topology.chips)
+    train = (config.mesh or MeshConfig()).resolved(topology.chips)
     rollout = rollout_config(train, config.rollout_mesh).resolved(topology.chips, where="rollout_mesh")
     prompts, group = config.prompts_per_step, config.group_size
     return (
@@ -143,81 +165,69 @@ def _sizes(axes: Axes) -> dict[str, int]:
     return dict(zip(axes.names, axes.sizes, strict=True))
 
 
-def step_flops(shapes: Shapes) -> dict[str, int]:
-    """Matrix products of a step by phase, all chips together."""
-    config, model = shapes.config, shapes.model
-    b, g, r = shapes.batch.tokens.shape
-    t = shapes.batch.prompts.input_ids.shape[1]
-    side = math.isqrt(shapes.batch.layout.positions.shape[1])
-    groups = [GroupShape(t, (r,) * g, ((1, side, side),))] * b
-    prefill = b * (t * text_linear_flops(model) + text_attention_flops(model, t * (t + 1) // 2))
-    prefill += b * vision_flops(model, (1, side, side))
-    return {
-        "prefill": prefill,
-        "decode": forward_flops(model, groups) - prefill,
-        "update": update_flops(
-            model, groups, reference=config.loss.kl_coef > 0, freeze_vision=not config.trains_vision
-        ),
-    }
-
-
-def traffic(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that each chip receives in a step: weights gathered, gradients summed, partial products, the reshard."""
-    config, kv = shapes.config, shapes.model.text.num_kv_heads
-    width = jnp.dtype(config.dtype).itemsize
-    text, alone = shapes.model.text, {"tensor": train["tensor"]}
-    gathered = placed_bytes(shapes.whole, alone, kv, config.dtype) - placed_bytes(
-        shapes.whole, train, kv, config.dtype
+def _by_compiler(plan: Plan, shapes: Shapes, on_progress: Progress | None) -> Plan:
+    """The plan with memory and traffic as the compiler says they are."""
+    version = compiler_version()
+    if plan.topology.compiler_name is None or version is None:
+        raise InputError(
+            f"topology {plan.topology.name}: no compiler for it here; TPU slices need the extra `tpu`, GPUs are "
+            "planned by formula"
+        )
+    programs = compile_step(shapes, plan.topology, on_progress=on_progress)
+    return dataclasses.replace(
+        plan,
+        counted_by=f"compiler libtpu {version}",
+        programs=programs,
+        phase_bytes=_compiled_phases(plan, shapes, programs),
+        network_bytes=_compiled_traffic(shapes, programs),
     )
-    summed = placed_bytes(shapes.state.params, alone, kv, config.dtype) - placed_bytes(
-        shapes.state.params, train, kv, config.dtype
-    )
-    passes = 2 + (config.remat == "full") + (shapes.reference is not None)
-    b, g, r = shapes.batch.tokens.shape
-    t = shapes.batch.prompts.input_ids.shape[1]
 
-    def partial_sums(mesh: Mapping[str, int]) -> int:
-        if mesh["tensor"] == 1:
-            return 0
-        tokens = activation_bytes("b t d", (b, t, text.hidden_size), mesh, width)
-        tokens += activation_bytes("b g r d", (b, g, r, text.hidden_size), mesh, width)
-        return 2 * 2 * text.num_layers * tokens
 
+def _compiled_phases(plan: Plan, shapes: Shapes, programs: Sequence[CompiledProgram]) -> dict[str, Bytes]:
+    """Memory while each program runs: what it holds itself, and what waits beside it."""
+    kv, dtype = shapes.model.text.num_kv_heads, shapes.config.dtype
+    rollout = plan.phase_bytes["rollout"]
+    state = sum(size for kind, size in rollout.items() if kind not in ("decode copy", "caches", "logits"))
+    copy = rollout["decode copy"]
+    vision = placed_bytes({"vision": shapes.whole["vision"]}, plan.rollout_mesh, kv, dtype)
+    # A program is given the parameters that it reads: those it does not read lie there too.
+    unread = {"encode": copy - vision, "prefill": vision, "decode": vision}
+    found: dict[str, Bytes] = {}
+    for program in programs:
+        run = program.executable
+        if run is None:
+            found[program.name] = {"training state": state, "temporaries": program.wanted_bytes}
+        elif program.name == "update":
+            found["update"] = {
+                "arguments": run.argument_bytes,
+                "temporaries": run.peak_bytes - run.argument_bytes,
+            }
+        elif program.name.startswith("reshard"):
+            found[program.name] = {
+                "training state": state,
+                "decode copy": copy,
+                "temporaries": run.temporary_bytes,
+            }
+        else:
+            kinds = {"training state": state, "decode copy it does not read": unread[program.name]}
+            found[program.name] = kinds | {"program": run.peak_bytes}
+    return found
+
+
+def _compiled_traffic(shapes: Shapes, programs: Sequence[CompiledProgram]) -> dict[str, int]:
+    """Bytes of exchanges in a step, by program."""
+    times = {"reshard a layer": shapes.model.text.num_layers}
     return {
-        "weights": passes * config.micro_batches * gathered,
-        "gradients": config.micro_batches * summed,
-        "tensor": (passes + 1) * partial_sums(train) + partial_sums(rollout),
-        "reshard": placed_bytes(shapes.whole, rollout, kv, config.dtype)
-        if math.prod(train.values()) > 1
-        else 0,
-    }
-
-
-def phase_seconds(
-    shapes: Shapes,
-    topology: Topology,
-    flops: Mapping[str, int],
-    network: Mapping[str, int],
-    rollout_bytes: Mapping[str, int],
-) -> dict[str, float]:
-    """Floors by phase, one after another: arithmetic, memory or network at its peak, whichever takes longest."""
-    chip, chips = topology.chip, topology.chips
-    recomputed = 4 / 3 if shapes.config.remat == "full" else 1.0
-    r = shapes.batch.tokens.shape[-1]
-    # Half of the completions' cache is read at a token on average; the rest of it is read whole.
-    read = rollout_bytes["decode copy"] + rollout_bytes["caches"]
-    sent = (network["weights"] + network["gradients"] + network["tensor"]) / chip.network_bytes_per_second
-    return {
-        "prefill": flops["prefill"] / chips / chip.flops_per_second,
-        "decode": max(flops["decode"] / chips / chip.flops_per_second, r * read / chip.bytes_per_second),
-        "reshard": network["reshard"] / chip.network_bytes_per_second,
-        "update": max(flops["update"] * recomputed / chips / chip.flops_per_second, sent),
+        program.name: times.get(program.name, 1) * sum(program.executable.collectives.values())
+        for program in programs
+        if program.executable is not None
     }
 
 
 def with_remedies(plan: Plan, config: TrainConfig) -> Plan:
     """The plan with settings to change, those that change no number of the run first."""
-    drawing = sum(plan.rollout_bytes.values()) > sum(plan.update_bytes.values())
+    largest = max(plan.phase_bytes, key=lambda phase: sum(plan.phase_bytes[phase].values()))
+    drawing = largest not in ("update", "reference")
     found = []
     if drawing:
         found.append("raise rollout_mesh.tensor, so that the decode copy is cut into more parts")
@@ -225,7 +235,12 @@ def with_remedies(plan: Plan, config: TrainConfig) -> Plan:
         found.append("set remat to full")
     if not drawing and config.micro_batches < config.prompts_per_step:
         found.append(f"raise micro_batches to {min(config.prompts_per_step, 2 * config.micro_batches)}")
-    if config.optim.first_moment_dtype == "float32" and plan.update_bytes["moments"]:
+    whole = config.lora is None and not config.freeze_vision
+    if whole and config.reference_memory == "device" and config.loss.kl_coef > 0:
+        found.append("set reference_memory to host")
+    if config.micro_batches > 1 and config.gradient_dtype == "float32" and config.lora is None:
+        found.append("set gradient_dtype to bfloat16")
+    if config.optim.first_moment_dtype == "float32" and config.lora is None:
         found.append("set optim.first_moment_dtype to bfloat16")
     if config.dtype == "float32":
         found.append("set dtype to bfloat16, which keeps float32 masters in halves")

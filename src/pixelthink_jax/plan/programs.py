@@ -1,7 +1,7 @@
 """The programs of a step, lowered from shapes and placements for machines that are not there.
 
-The slice is described by libtpu, which holds the compiler of TPUs and runs on any machine (extra `tpu`). Nothing is executed
-and no array is made.
+The slice is described by libtpu, which holds the compiler of TPUs and runs on any machine (extra `tpu`). Nothing is
+executed and no array is made.
 """
 
 import os
@@ -120,9 +120,7 @@ def _lower_decode(shapes: Shapes, meshes: Meshes) -> Any:
 def _lower_update(shapes: Shapes, mesh: Mesh) -> Any:
     config, model = shapes.config, shapes.model
     optimizer = make_optimizer(config.optim, config.steps)
-    step = make_step(
-        config.step_config, model, shapes.image_config, optimizer, dtype=jnp.dtype(config.dtype)
-    )
+    step = make_step(config.step_config, model, shapes.image_config, optimizer, dtype=jnp.dtype(config.dtype))
     reference = None if shapes.reference is None else _placed(shapes.reference, mesh, model)
     with in_use(mesh):
         return step.lower(
@@ -157,9 +155,7 @@ def _rules(model: QwenVLConfig) -> TokenRules:
 
 
 def _image_tokens(shapes: Shapes, params: Any, prompts: Any, meshes: Meshes) -> Any:
-    encode = partial(
-        rollout.encode_prompt_images, config=shapes.model, image_config=shapes.image_config
-    )
+    encode = partial(rollout.encode_prompt_images, config=shapes.model, image_config=shapes.image_config)
     with in_use(meshes.rollout):
         return jax.eval_shape(encode, params, prompts)
 

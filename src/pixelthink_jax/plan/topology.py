@@ -6,6 +6,7 @@ Sources: the vendors' published sheets for rates; the capacities of TPUs are tho
 (libtpu 0.0.42.1), a little below the sheets.
 """
 
+import dataclasses
 import difflib
 import math
 import re
@@ -52,6 +53,10 @@ class Topology:
     chips: int
     hosts: int
     compiler_name: str | None = None
+
+    def same_machine(self, other: "Topology") -> bool:
+        """Whether both names mean the same."""
+        return dataclasses.replace(self, name=other.name) == other
 
 
 _TPUS = {
@@ -108,11 +113,24 @@ def parse_topology(name: str) -> Topology:
         kind = _ALIASES.get(shape[1], shape[1])
         if kind in _TPUS:
             sizes = [int(size) for size in shape[2].split("x")]
-            if len(sizes) == (3 if kind == "v5p" else 2) and 0 not in sizes:
-                return _tpu(name, kind, math.prod(sizes), shape[2])
-            axes = "three" if kind == "v5p" else "two"
-            raise InputError(f"topology {name}: a {kind} slice has {axes} sides, as in {_example(kind)}")
+            if len(sizes) != (3 if kind == "v5p" else 2):
+                axes = "three" if kind == "v5p" else "two"
+                raise InputError(f"topology {name}: a {kind} slice has {axes} sides, as in {_example(kind)}")
+            return _shaped(name, kind, sizes)
     raise InputError(f"topology {name}: no machine of that name; {_nearest(text)}")
+
+
+def _shaped(name: str, kind: str, sizes: list[int]) -> Topology:
+    """A slice by the shape of its network: the shapes that are sold, and for v5p every multiple of a host's."""
+    shape = "x".join(map(str, sizes))
+    if kind == "v5p":
+        known = all(size in (1, 2) or (size and size % 4 == 0) for size in sizes) and math.prod(sizes) >= 4
+        expected = "sides of 1, 2 or a multiple of 4, four chips at least"
+    else:
+        known, expected = shape in _FLAT.values(), f"one of {', '.join(_FLAT.values())}"
+    if not known:
+        raise InputError(f"topology {name}: no slice of that shape; expected {expected}")
+    return _tpu(name, kind, math.prod(sizes), shape)
 
 
 def _slice(name: str, kind: str, count: int) -> Topology:

@@ -13,7 +13,7 @@ from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 
 # Logits held at once, in numbers: 2**26 float32 are 256 MB, twice that with their gradient.
-_LOGITS_AT_ONCE = 2**26
+LOGITS_AT_ONCE = 2**26
 
 
 @struct.dataclass
@@ -55,7 +55,7 @@ def token_logprobs(
     """
     flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     count = flat.shape[0]
-    chunk = min(count, max(1, _LOGITS_AT_ONCE * shards_of("v") // config.text.vocab_size) * shards_of("m"))
+    chunk = min(count, max(1, LOGITS_AT_ONCE * shards_of("v") // config.text.vocab_size) * shards_of("m"))
 
     def score(positions: Float[Array, "m d"], tokens: Int[Array, " m"]) -> TokenScores:
         logits = qwen_vl.logits(params, on_axes(positions, "m d"), config)

@@ -203,7 +203,9 @@ def decode_to_room(
     if tokens_per_check is None:
         tokens_per_check = 1 if jax.default_backend() == "cpu" else _TOKENS_PER_CHECK
     decoding = dataclasses.replace(decoding, state=_grow(decoding.state, room, rules))
-    state = _run(*_loop_arguments(params, decoding, rules, sampling, config), tokens_per_check=tokens_per_check)
+    state = _run(
+        *_loop_arguments(params, decoding, rules, sampling, config), tokens_per_check=tokens_per_check
+    )
     return dataclasses.replace(decoding, state=state)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pixelthink_jax.config import from_tree, read_tree
+from pixelthink_jax.config import from_tree, laid_over, read_tree
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
 from pixelthink_jax.grpo.config import TrainConfig
@@ -95,25 +95,6 @@ class SweepConfig:
         return from_tree(
             Generation, laid_over(tree, self.arms[arm].generation), where=f"arm {arm}: generation"
         )
-
-
-def laid_over(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings with others in their place; a mapping that names another `kind` replaces the whole one.
-
-    >>> laid_over({"optim": {"kind": "adamw", "beta1": 0.9}}, {"optim": {"beta1": 0.8}})
-    {'optim': {'kind': 'adamw', 'beta1': 0.8}}
-    >>> laid_over({"penalty": {"kind": "clipped", "slope": 0.1}}, {"penalty": {"kind": "none"}})
-    {'penalty': {'kind': 'none'}}
-    """
-    merged = dict(tree)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            whole = value.get("kind", old.get("kind")) != old.get("kind")
-            merged[key] = value if whole else laid_over(old, value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _same(a: EvalDataConfig, b: EvalDataConfig) -> bool:
