@@ -45,7 +45,20 @@ def test_machines_are_known_by_the_names_people_use(name, chips, hosts):
 
 
 @pytest.mark.parametrize(
-    "name", ["v5-16", "v5e-17", "v5p-7", "v5e:4x4x4", "gpu:1x81GB", "gpu:0x80GB", "", "v5e:0x4"]
+    "name",
+    [
+        "v5-16",
+        "v5e-17",
+        "v5p-7",
+        "v5e:4x4x4",
+        "gpu:1x81GB",
+        "gpu:0x80GB",
+        "",
+        "v5e:0x4",
+        "v5e:3x5",
+        "v5p:3x2x2",
+        "v5p:1x1x1",
+    ],
 )
 def test_a_name_that_is_no_machine_gives_one_line(name):
     with pytest.raises(
@@ -56,35 +69,74 @@ def test_a_name_that_is_no_machine_gives_one_line(name):
 
 
 def test_on_one_chip_the_bytes_are_those_of_the_arrays(paper):
-    plan = make_plan(paper, parse_topology("gpu:1x141GB"))
+    bare = dataclasses.replace(paper, machines={})
+    plan = make_plan(bare, parse_topology("gpu:1x141GB"))
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
-    shapes = run_shapes(paper)
-    assert plan.update_bytes["parameters"] == size(shapes.state.params) == 2 * 8_292_166_656
-    assert plan.update_bytes["moments"] == size(shapes.state.opt_state)
-    assert plan.update_bytes["low halves"] == size(shapes.state.low)
+    shapes, update = run_shapes(bare), plan.phase_bytes["update"]
+    assert update["parameters"] == size(shapes.state.params) == 2 * 8_292_166_656
+    assert update["moments"] == size(shapes.state.opt_state)
+    assert update["low halves"] == size(shapes.state.low)
+    # The gradients of one micro-batch in bfloat16, and their sum in float32.
+    assert update["gradients"] == 3 * update["parameters"]
     assert not any(plan.network_bytes.values())
     assert plan.step_seconds_floor > plan.flops / plan.topology.chip.flops_per_second
 
 
 def test_chips_share_what_is_cut(paper):
-    config = dataclasses.replace(paper, mesh=MeshConfig(1, 16, 1), micro_batches=1)
-    many, one = make_plan(config, parse_topology("v5e-16")), make_plan(paper, parse_topology("gpu:1x141GB"))
+    bare = dataclasses.replace(paper, machines={})
+    config = dataclasses.replace(bare, mesh=MeshConfig(1, 16, 1), micro_batches=1)
+    many, one = make_plan(config, parse_topology("v5e-16")), make_plan(bare, parse_topology("gpu:1x141GB"))
     for kind in ("parameters", "moments", "low halves", "reference"):
-        share = one.update_bytes[kind] / many.update_bytes[kind]
+        share = one.phase_bytes["update"][kind] / many.phase_bytes["update"][kind]
         assert math.isclose(share, 16, rel_tol=1e-2), kind
     assert many.flops == one.flops
 
 
 def test_an_adapter_shares_its_base_with_the_reference(paper):
-    config = dataclasses.replace(paper, lora=LoraConfig())
-    plan = make_plan(config, parse_topology("gpu:1x80GB"))
-    assert plan.update_bytes["reference"] == 0
-    assert plan.update_bytes["moments"] < 0.2 * plan.update_bytes["parameters"]
+    config = dataclasses.replace(paper, lora=LoraConfig(), machines={})
+    update = make_plan(config, parse_topology("gpu:1x80GB")).phase_bytes["update"]
+    assert update["reference"] == 0
+    assert update["moments"] < 0.2 * update["parameters"]
+
+
+def test_a_reference_that_waits_on_the_host_is_there_in_a_phase_of_its_own(paper):
+    waiting = make_plan(paper, parse_topology("gpu:1x141GB"))
+    assert waiting.fits
+    assert "reference" not in waiting.phase_bytes["update"]
+    assert waiting.phase_bytes["reference"]["reference"] == 2 * 8_292_166_656
+    resident = make_plan(dataclasses.replace(paper, machines={}), parse_topology("gpu:1x141GB"))
+    assert not resident.fits
+    assert resident.remedies[0] == "set reference_memory to host"
+
+
+@pytest.mark.parametrize("name", ["pixelthink_3b", "pixelthink_7b", "pixelthink_3b_lora_24gb"])
+def test_shipped_configs_fit_the_machines_they_name(name):
+    config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
+    for machine in config.machines:
+        plan = make_plan(config, parse_topology(machine))
+        assert plan.fits, machine
+    assert {"gpu:1x24GB"} <= config.machines.keys() or {
+        "v5e-16",
+        "v5p-8",
+        "v5p-64",
+        "v6e-16",
+    } <= config.machines.keys()
+
+
+def test_settings_of_a_machine_are_found_under_its_other_names(paper):
+    plan = make_plan(paper, parse_topology("v5litepod-16"))
+    assert (plan.mesh["fsdp"], plan.mesh["tensor"]) == (8, 2)
+    with pytest.raises(InputError, match="machine v5e-8: the config has settings for v5e-16"):
+        paper.on("v5e-8")
+    with pytest.raises(InputError, match="machines: v5e-16: unknown key 'mash'"):
+        dataclasses.replace(paper, machines={"v5e-16": {"mash": {}}})
 
 
 def test_more_chips_than_prompts_and_completions_are_refused(paper):
     with pytest.raises(InputError, match="at most 8 can be used; raise prompts_per_step"):
-        make_plan(dataclasses.replace(paper, mesh=MeshConfig(1, -1, 1)), parse_topology("v5e-16"))
+        make_plan(
+            dataclasses.replace(paper, mesh=MeshConfig(1, -1, 1), machines={}), parse_topology("v5e-16")
+        )
 
 
 def test_the_command_prints_one_object_and_says_in_its_status_whether_it_fits(capsys):

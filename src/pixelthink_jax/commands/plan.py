@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,15 @@ from pixelthink_jax.commands import config_path
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
-from pixelthink_jax.plan import CompiledProgram, Plan, compiler_version, make_plan, parse_topology
+from pixelthink_jax.plan import (
+    CompiledProgram,
+    Plan,
+    ScalingRow,
+    compiler_version,
+    make_plan,
+    parse_topology,
+    scaling,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class Args:
     """Who counts memory and traffic: the TPU compiler (extra `tpu`), formulas, or the compiler where there is one."""
     completion_tokens: int | None = None
     """Tokens of each completion; the longest that the config allows by default."""
+    scaling: bool = False
+    """Floors on the larger slices of the kind instead, for the same step and for one that grows with the chips."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -36,6 +46,9 @@ def main(args: Args) -> int:
     config = load_config(TrainConfig, path or args.config)
     if args.completion_tokens is not None and args.completion_tokens < 1:
         raise InputError(f"completion_tokens must be at least 1, got {args.completion_tokens}")
+    if args.scaling:
+        print("\n".join(scaling_lines(scaling(config, topology, completion_tokens=args.completion_tokens))))
+        return 0
     there = topology.compiler_name is not None and compiler_version() is not None
     plan = make_plan(
         config,
@@ -71,6 +84,23 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{verdict}: {plan.per_chip_bytes / 1e9:.2f} GB needed, {machine.chip.memory_bytes / 1e9:.2f} GB there"
     )
     yield from (f"  {remedy}" for remedy in (() if plan.fits else plan.remedies))
+
+
+def scaling_lines(rows: Iterable[ScalingRow]) -> Iterator[str]:
+    """A table in Markdown: floors of the update, and what bounds it."""
+    yield "| chips | same step: update, s | bound by | prompts grow: prompts | update, s | bound by | step, s |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        same = ("-", "-") if row.strong is None else _update_floor(row.strong)
+        grown, prompts = row.weak, row.weak.prompts
+        yield (
+            f"| {row.chips} | {' | '.join(same)} | {prompts} | {' | '.join(_update_floor(grown))} | "
+            f"{grown.step_seconds_floor:.2f} |"
+        )
+
+
+def _update_floor(plan: Plan) -> tuple[str, str]:
+    return f"{plan.phase_seconds['update']:.2f}", plan.update_bound
 
 
 def _exchanges(program: CompiledProgram) -> str:

@@ -2,6 +2,16 @@
 
 from pixelthink_jax.plan.compiled import CompiledProgram, compiler_version
 from pixelthink_jax.plan.plan import Plan, make_plan
+from pixelthink_jax.plan.scaling import ScalingRow, scaling
 from pixelthink_jax.plan.topology import Topology, parse_topology
 
-__all__ = ["CompiledProgram", "Plan", "Topology", "compiler_version", "make_plan", "parse_topology"]
+__all__ = [
+    "CompiledProgram",
+    "Plan",
+    "ScalingRow",
+    "Topology",
+    "compiler_version",
+    "make_plan",
+    "parse_topology",
+    "scaling",
+]

@@ -16,7 +16,7 @@ from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.plan.compiled import CompiledProgram, Progress, compile_step, compiler_version
 from pixelthink_jax.plan.memory import memory, placed_bytes
-from pixelthink_jax.plan.roofline import phase_seconds, step_flops, traffic
+from pixelthink_jax.plan.roofline import phase_seconds, step_flops, traffic, update_bound
 from pixelthink_jax.plan.shapes import Shapes, run_shapes
 from pixelthink_jax.plan.topology import Topology, parse_topology
 from pixelthink_jax.runtime.mesh import Axes, MeshConfig, fitted_axes, rollout_config
@@ -37,7 +37,9 @@ class Plan:
         flops: Matrix products of a whole step, all chips together, recomputation not counted.
         network_bytes: Received by each chip in a step, by kind.
         phase_seconds: Floors, each by the resource that bounds it.
+        prompts: Questions of a step.
         tokens: Completion tokens of a step.
+        update_bound: What bounds the update: `arithmetic` or `network`.
         programs: What the compiler made of each program; empty by formula.
         remedies: Settings to change, in the order to try; empty where it fits.
     """
@@ -50,7 +52,9 @@ class Plan:
     flops: int
     network_bytes: Bytes
     phase_seconds: Mapping[str, float]
+    prompts: int
     tokens: int
+    update_bound: str
     programs: Sequence[CompiledProgram] = ()
     remedies: tuple[str, ...] = ()
 
@@ -132,7 +136,9 @@ def make_plan(
         flops=sum(flops.values()),
         network_bytes=network,
         phase_seconds=phase_seconds(shapes, topology, flops, network, phases["rollout"]),
+        prompts=config.prompts_per_step,
         tokens=math.prod(shapes.batch.tokens.shape),
+        update_bound=update_bound(shapes, topology, flops, network),
     )
     if compiled:
         plan = _by_compiler(plan, shapes, on_progress)

@@ -38,8 +38,10 @@ def slice_devices(topology: Topology) -> Sequence[Any]:
     Raises:
         InputError: The compiler does not know the shape.
     """
-    # Read by libtpu when it is loaded: it would look for the machine it runs on, and wait for an answer.
+    # Read by libtpu when it is loaded: it would ask for the machine it runs on and wait for an answer, and refuse to be
+    # loaded by two processes, which matters only where there are chips to share.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:

@@ -77,14 +77,32 @@ def phase_seconds(
 ) -> dict[str, float]:
     """Floors by phase, one after another: arithmetic, memory or network at its peak, whichever takes longest."""
     chip, chips = topology.chip, topology.chips
-    recomputed = 4 / 3 if shapes.config.remat == "full" else 1.0
     r = shapes.batch.tokens.shape[-1]
     # Half of the completions' cache is read at a token on average; the rest of it is read whole.
     read = rollout_bytes["decode copy"] + rollout_bytes["caches"]
-    sent = (network["weights"] + network["gradients"] + network["tensor"]) / chip.network_bytes_per_second
     return {
         "prefill": flops["prefill"] / chips / chip.flops_per_second,
         "decode": max(flops["decode"] / chips / chip.flops_per_second, r * read / chip.bytes_per_second),
         "reshard": network["reshard"] / chip.network_bytes_per_second,
-        "update": max(flops["update"] * recomputed / chips / chip.flops_per_second, sent),
+        "update": max(_update_seconds(shapes, topology, flops, network).values()),
+    }
+
+
+def update_bound(
+    shapes: Shapes, topology: Topology, flops: Mapping[str, int], network: Mapping[str, int]
+) -> str:
+    """What bounds the update: `arithmetic` or `network`."""
+    seconds = _update_seconds(shapes, topology, flops, network)
+    return max(seconds, key=lambda name: seconds[name])
+
+
+def _update_seconds(
+    shapes: Shapes, topology: Topology, flops: Mapping[str, int], network: Mapping[str, int]
+) -> dict[str, float]:
+    """Floors of the update by resource; exchanges and arithmetic go on side by side."""
+    recomputed = 4 / 3 if shapes.config.remat == "full" else 1.0
+    sent = network["weights"] + network["gradients"] + network["tensor"]
+    return {
+        "arithmetic": flops["update"] * recomputed / topology.chips / topology.chip.flops_per_second,
+        "network": sent / topology.chip.network_bytes_per_second,
     }

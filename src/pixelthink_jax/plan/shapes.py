@@ -22,6 +22,7 @@ from pixelthink_jax.rl.rollout import PromptArrays
 from pixelthink_jax.rl.step import StepBatch
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.train_state import TrainState, begin
+from pixelthink_jax.segmentation.loading import TINY_POLICY, default_folder
 
 _SIDE = 840  # pixels, the released frame
 _TEXT_TOKENS = 188  # of a prompt beside its image, rounded up so that prompts are of whole buckets of 64
@@ -63,8 +64,9 @@ def planned_model(name: str) -> QwenVLConfig:
     Raises:
         InputError: Neither is known.
     """
-    if (Path(name) / "config.json").is_file():
-        return qwen_vl.read_model_config(name)
+    folder = default_folder(name) if name == TINY_POLICY else Path(name)
+    if (folder / "config.json").is_file():
+        return qwen_vl.read_model_config(folder)
     for preset, model in PRESETS.items():
         if Path(name).name.lower().startswith(preset):
             return model

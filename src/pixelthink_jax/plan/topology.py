@@ -147,6 +147,23 @@ def _tpu(name: str, kind: str, chips: int, shape: str) -> Topology:
     return Topology(name, _TPUS[kind], chips, max(1, chips // 4), f"{kind}:{shape}")
 
 
+def larger_slices(topology: Topology) -> list[Topology]:
+    """The slice itself and the larger ones of its kind, to 512 chips.
+
+    Raises:
+        InputError: It is not a slice of TPUs.
+
+    >>> [slice_.chips for slice_ in larger_slices(parse_topology("v6e-64"))]
+    [64, 128, 256]
+    """
+    kind = (topology.compiler_name or "").partition(":")[0]
+    if kind not in _TPUS:
+        raise InputError(f"topology {topology.name}: expected a slice of TPUs, such as v5p-64")
+    shapes = _CUBES if kind == "v5p" else _FLAT
+    names = [f"{kind}:{shape}" for chips, shape in shapes.items() if chips > topology.chips]
+    return [topology, *map(parse_topology, names)]
+
+
 def _gpus(name: str, count: int, gigabytes: int) -> Topology:
     if gigabytes not in _GPUS or count < 1:
         raise InputError(
