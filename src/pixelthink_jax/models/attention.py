@@ -76,7 +76,7 @@ def _attend_in_blocks(
 
 
 def _over_queries(
-    attention: Callable[[jax.Array, jax.Array | None], jax.Array],
+    attention: Callable[[jax.Array, AnyArray | None], jax.Array],
     q: jax.Array,
     mask: jax.Array | None,
     *,
@@ -175,7 +175,8 @@ def attend_prefix_suffix(
     keys = prefix_k.shape[2] + suffix_k.shape[3]
     scores = b * g * t * h * keys // (shards_of("b") * shards_of("g") * shards_of("h"))
 
-    def attention(q: jax.Array, suffix_mask: jax.Array | None) -> jax.Array:
+    def attention(q: jax.Array, suffix_mask: AnyArray | None) -> jax.Array:
+        assert suffix_mask is not None
         return _attend_prefix_suffix(q, prefix_k, prefix_v, prefix_mask, suffix_k, suffix_v, suffix_mask)
 
     return _over_queries(attention, q, jnp.asarray(suffix_mask), scores=scores, axis=2, mask_axis=2)

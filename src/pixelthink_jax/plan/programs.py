@@ -44,6 +44,7 @@ def slice_devices(topology: Topology) -> Sequence[Any]:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
+    assert topology.compiler_name is not None
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.compiler_name).devices
     except jax.errors.JaxRuntimeError as error:
@@ -146,14 +147,17 @@ def _rollout_arguments(shapes: Shapes, meshes: Meshes) -> tuple[Any, Any, Any, T
 
 
 def _rules(model: QwenVLConfig) -> TokenRules:
-    v = model.text.vocab_size
-    return TokenRules(
-        eos=jax.ShapeDtypeStruct((v,), jnp.bool_),
-        banned=jax.ShapeDtypeStruct((v,), jnp.bool_),
-        tags=jax.ShapeDtypeStruct((len(OPEN) + len(CLOSE) + 1, v), jnp.int32),
-        close_ids=jax.ShapeDtypeStruct((3,), jnp.int32),
-        pad_id=jax.ShapeDtypeStruct((), jnp.int32),
-    )
+    def rules() -> TokenRules:
+        v = model.text.vocab_size
+        return TokenRules(
+            eos=jnp.zeros(v, bool),
+            banned=jnp.zeros(v, bool),
+            tags=jnp.zeros((len(OPEN) + len(CLOSE) + 1, v), jnp.int32),
+            close_ids=jnp.zeros(3, jnp.int32),
+            pad_id=jnp.int32(0),
+        )
+
+    return jax.eval_shape(rules)
 
 
 def _image_tokens(shapes: Shapes, params: Any, prompts: Any, meshes: Meshes) -> Any:
