@@ -105,7 +105,7 @@ def _over_queries(
         return jnp.moveaxis(padded.reshape(*x.shape[:axis], blocks, size, *x.shape[axis + 1 :]), axis, 0)
 
     shared = mask is None or mask.shape[mask_axis] == 1
-    parts = (cut(q, axis),) if shared else (cut(q, axis), cut(mask, mask_axis))
+    parts = (cut(q, axis),) if mask is None or shared else (cut(q, axis), cut(jnp.asarray(mask), mask_axis))
     # Scores of a block are made again on the way back: kept, they would be all the scores once more.
     block = jax.checkpoint(lambda part: attention(part[0], mask if shared else part[1]))
     out = jnp.moveaxis(jax.lax.map(block, parts), 0, axis)

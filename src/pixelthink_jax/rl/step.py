@@ -39,8 +39,8 @@ from pixelthink_jax.rl.rollout import PromptArrays, encode_prompt_images
 from pixelthink_jax.runtime.train_state import TrainState, updated
 
 Metrics = dict[str, Array]
-Step = Any
-"""A jitted `(state, frozen, reference, batch) -> (state, metrics)`; the checker cannot say that it can be lowered."""
+Step = jax.stages.Wrapped
+"""A jitted `(state, frozen, reference, batch) -> (state, metrics)`."""
 
 
 @dataclass(frozen=True)
