@@ -34,6 +34,7 @@ CONFIGS = {
     "tiny": "pixelthink_jax.grpo.config:TrainConfig",
     "pixelthink": "pixelthink_jax.grpo.config:TrainConfig",
     "seg_zero": "pixelthink_jax.grpo.config:TrainConfig",
+    "vision_reasoner": "pixelthink_jax.grpo.config:TrainConfig",
     "annotate": "pixelthink_jax.judge.config:AnnotateConfig",
     "ablation": "pixelthink_jax.sweep.config:SweepConfig",
 }

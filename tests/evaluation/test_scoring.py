@@ -1,5 +1,6 @@
 """What is counted about one completion."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_points_on_the_edge_of_their_own_box_are_inside():
 
 def test_the_box_of_the_mask_where_there_is_no_solution():
     assert true_box(example(solution=None)) == (100.0, 100.0, 190.0, 190.0)
+
+
+def test_several_objects_are_measured_by_the_box_around_them():
+    corners = ([100, 100, 150, 199], [140, 120, 199, 150])
+    items = [{"bbox_2d": box, "point_2d": [1, 2]} for box in corners]
+    several = example(solution=json.dumps(items))
+    assert true_box(several) == (100.0, 100.0, 199.0, 199.0) and true_box(example(solution="[]")) is None
+    boxes = tuple(tuple(map(float, box)) for box in corners)
+    said = replace(judged(ANSWER, box=boxes[0]), boxes_840=boxes)
+    assert score_row(several, said).box_iou == 1.0
+    assert score_row(several, replace(said, boxes_840=boxes[:1])).box_iou < 1.0
 
 
 @pytest.mark.parametrize(

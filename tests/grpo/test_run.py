@@ -18,12 +18,14 @@ from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
 from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.grpo.config import DifficultyConfig, HeldOutConfig
 from pixelthink_jax.models.qwen_vl import LoraConfig
+from pixelthink_jax.processing.policy_format import FORMATS, PolicyFormat
 from pixelthink_jax.rl.budgets import ConstantBudget
 from pixelthink_jax.rl.length import NoPenalty
 from pixelthink_jax.rl.rewards import RewardConfig
 from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.runtime.optim import OptimConfig
 from pixelthink_jax.runtime.run_log import read_log
+from tests.data.sources.genuine import frame840_table, write_parquet
 from tests.evaluation.tiny import tiny_policy
 from tests.grpo.holes import WithHoles
 
@@ -231,3 +233,33 @@ def test_not_finite_stops_with_step_and_examples_and_keeps_the_checkpoint(config
         train(torn, reward=vowels)
     assert [row["step"] for row in read_log(torn.out)] == [1]
     assert sorted(path.name for path in (Path(torn.out) / "checkpoints").iterdir()) == ["1"]
+
+
+def test_lists_of_objects_are_trained_on(config, tmp_path):
+    """The multi-object sets from parquet to an exported policy that keeps the format it was asked in."""
+    objects = json.dumps([{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6]}] * 2)
+    write_parquet(frame840_table([objects] * 4, [f"refcocog_{i}" for i in range(4)]), tmp_path / "set")
+    data = EvalDataConfig(name="multi_object_840", split="train", path=str(tmp_path / "set"))
+    settings = replace(
+        config,
+        data=data,
+        format="vision_reasoner",
+        reward=replace(config.reward, accuracy="vision_reasoner"),
+        difficulty=DifficultyConfig(source="self"),
+        sampling=SamplingConfig(max_new_tokens=4),
+        steps=1,
+        evaluation=HeldOutConfig(),
+    )
+    with pytest.raises(
+        InputError, match="reads vision_reasoner_json, the policy is asked for pixelthink_json"
+    ):
+        train(replace(settings, format=None))
+    with pytest.raises(InputError, match="lists objects; set reward.accuracy to vision_reasoner"):
+        train(replace(settings, format=None, reward=config.reward))
+
+    def answer(completions, examples):
+        return [[float(text.count("e")) for text in group] for group in completions]
+
+    [row] = train(settings, reward=answer).history
+    assert row["non_repeat"] == 1.0 and row["answer_format"] == 0.0
+    assert PolicyFormat.from_pretrained(Path(config.out) / "policy") == FORMATS["vision_reasoner"]

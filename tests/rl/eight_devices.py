@@ -15,9 +15,10 @@ import optax
 from pixelthink_jax.answers import parse_completion
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
+from pixelthink_jax.rl.accuracy import answer_arrays, solution_arrays
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.placement import DecodeLayout, place_batch, place_prompts
-from pixelthink_jax.rl.rewards import RewardInputs, answer_arrays, solution_arrays
+from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.rollout import sample_completions
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step

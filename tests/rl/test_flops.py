@@ -9,10 +9,11 @@ import pytest
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.processing.patches import ImageConfig
+from pixelthink_jax.rl.accuracy import AnswerArrays
 from pixelthink_jax.rl.flops import GroupShape, forward_flops, update_flops, vision_flops
 from pixelthink_jax.rl.group_logprobs import group_logprobs
 from pixelthink_jax.rl.objective import LossConfig
-from pixelthink_jax.rl.rewards import AnswerArrays, RewardInputs
+from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.rollout import PromptArrays, encode_prompt_images
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
 from pixelthink_jax.runtime.train_state import begin

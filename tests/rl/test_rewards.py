@@ -15,15 +15,10 @@ from hypothesis import strategies as st
 
 from pixelthink_jax.config import from_tree
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.rl.accuracy import box_distance_term, box_iou_term, point_distance_term
 from pixelthink_jax.rl.budgets import ConstantBudget, ContinuousBudget, ThreeWayBudget
 from pixelthink_jax.rl.length import Clipped, L1Exact, OneSided, Penalty
-from pixelthink_jax.rl.rewards import (
-    RewardConfig,
-    box_distance_term,
-    box_iou_term,
-    point_distance_term,
-    score_completion,
-)
+from pixelthink_jax.rl.rewards import RewardConfig, score_completion
 
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "reward.json"
 SOLUTION = "<box>(100,100),(300,300)</box><points>(150,150),(250,250)</points>"

@@ -13,10 +13,11 @@ from pixelthink_jax.answers import parse_completion
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.processing.patches import patchify
+from pixelthink_jax.rl.accuracy import answer_arrays, solution_arrays
 from pixelthink_jax.rl.advantages import group_advantages
 from pixelthink_jax.rl.losses import clipped_policy_loss, entropy, kl_estimate
 from pixelthink_jax.rl.objective import LossConfig
-from pixelthink_jax.rl.rewards import RewardInputs, answer_arrays, solution_arrays
+from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_reference_pass, make_step
 from pixelthink_jax.runtime.train_state import begin

@@ -1,10 +1,18 @@
-"""Completion text to boxes and points: parsed once, read three ways.
+"""Completion text to boxes and points: parsed once, read four ways.
 
 Sits between rollout and rewards, and between rollout and the segmenter. `strict_reading` is the released
-reward's, `tolerant_reading` the evaluation scripts', `usable_answer` ours, for `segment`. None of them raises
-on any completion text; only `parse_solution`, which reads ground truth, does.
+reward's, `objects_reading` that of VisionReasoner's reward, `tolerant_reading` the evaluation scripts',
+`usable_answer` ours, for `segment`. None of them raises on any completion text; only `parse_solution` and
+`parse_objects`, which read ground truth, do.
 """
 
+from pixelthink_jax.answers.objects import (
+    ObjectsReading,
+    enclosing_box,
+    objects_reading,
+    parse_objects,
+    solution_box,
+)
 from pixelthink_jax.answers.parsing import FailureCause, ParsedCompletion, parse_completion
 from pixelthink_jax.answers.strict import StrictReading, parse_solution, strict_reading
 from pixelthink_jax.answers.tolerant import Protocol, Target, TolerantReading, tolerant_reading
@@ -13,13 +21,18 @@ from pixelthink_jax.answers.usable import AnswerFormat, usable_answer, usable_ta
 __all__ = [
     "AnswerFormat",
     "FailureCause",
+    "ObjectsReading",
     "ParsedCompletion",
     "Protocol",
     "StrictReading",
     "Target",
     "TolerantReading",
+    "enclosing_box",
+    "objects_reading",
     "parse_completion",
+    "parse_objects",
     "parse_solution",
+    "solution_box",
     "strict_reading",
     "tolerant_reading",
     "usable_answer",

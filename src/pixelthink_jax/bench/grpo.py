@@ -20,8 +20,9 @@ from pixelthink_jax.bench.timing import Measurement, measurements
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, TextConfig, VisionConfig
 from pixelthink_jax.processing.patches import ImageConfig, patchify
+from pixelthink_jax.rl.accuracy import AnswerArrays
 from pixelthink_jax.rl.objective import LossConfig
-from pixelthink_jax.rl.rewards import AnswerArrays, RewardInputs
+from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step

@@ -15,7 +15,8 @@ from pixelthink_jax.answers import (
     AnswerFormat,
     ParsedCompletion,
     Target,
-    parse_solution,
+    enclosing_box,
+    solution_box,
     strict_reading,
     tolerant_reading,
 )
@@ -158,13 +159,13 @@ def strict_failure(
 
 
 def true_box(example: Example) -> Box | None:
-    """The box to find, in the 840 frame: the solution's, or that of the mask; None for a mask without target pixels.
+    """The box to find, in the 840 frame: around the objects of the solution or the mask; None without a target.
 
     Raises:
         InputError: The example has neither, or its solution is malformed.
     """
     if example.solution is not None:
-        return parse_solution(example.solution).box_xyxy
+        return solution_box(example.solution)
     if example.mask is None:
         raise InputError(
             f"example {example.id}: it has no solution and no mask; evaluation needs one of them"
@@ -185,7 +186,8 @@ def _box_scores(example: Example, judged: Judged, protocol: EvaluationProtocol) 
     if protocol.any_box:
         overlap = max((exclusive_box_iou(box, truth) for box in judged.boxes_840), default=0.0)
     else:
-        overlap = box_iou(judged.answer.box_xyxy, truth) if judged.answer else 0.0
+        given = enclosing_box(judged.boxes_840[1:] and judged.boxes_840)
+        overlap = box_iou(given or judged.answer.box_xyxy, truth) if judged.answer else 0.0
     return overlap, overlap > BOX_THRESHOLD
 
 

@@ -9,6 +9,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
 from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.processing.policy_format import FormatName
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardConfig
 from pixelthink_jax.rl.sampling import SamplingConfig
@@ -106,6 +107,7 @@ class TrainConfig:
     Attributes:
         out: Run folder: logs, checkpoints, and the trained policy in `policy/`.
         policy: A policy folder, or the name of one that travels with the package; also the reference.
+        format: How the policy is asked and answers, which what is exported keeps; None leaves that to its folder.
         data: The questions.
         bad_rows: A row that cannot be read or has no solution: `stop`, or `skip` and count it.
         difficulty: Where difficulty comes from.
@@ -147,6 +149,7 @@ class TrainConfig:
 
     out: str
     policy: str = "pixelthink-tiny"
+    format: FormatName | None = None
     data: EvalDataConfig = field(default_factory=lambda: EvalDataConfig(split="train"))
     bad_rows: Literal["stop", "skip"] = "stop"
     difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pixelthink_jax.answers import parse_solution
 from pixelthink_jax.data.pipeline import ExampleSource, example_stream
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
@@ -98,7 +97,7 @@ class Questions:
         try:
             if row.solution is None:
                 raise InputError(f"example {row.id}: it has no solution; training needs one in every row")
-            parse_solution(row.solution)
+            self._config.reward.check_solution(row.solution)
         except InputError as error:
             return self._bad("no_solution", error)
         settings = self._config.difficulty

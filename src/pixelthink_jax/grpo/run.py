@@ -31,7 +31,7 @@ from pixelthink_jax.grpo.difficulty import open_difficulty
 from pixelthink_jax.grpo.questions import Questions
 from pixelthink_jax.grpo.reference import Reference, to_host
 from pixelthink_jax.grpo.sampler import Sampler
-from pixelthink_jax.grpo.scoring import Scored, Scorer, completion_rows, level_metrics
+from pixelthink_jax.grpo.scoring import Scored, Scorer, check_answers, completion_rows, level_metrics
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Prompt
@@ -229,7 +229,10 @@ def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Part
         group_size=config.group_size,
         micro_batches=config.micro_batches,
     )
-    policy = load_policy(model_folder(config.policy), dtype=config.dtype, mesh=meshes.train)
+    policy = load_policy(
+        model_folder(config.policy), dtype=config.dtype, mesh=meshes.train, format=config.format
+    )
+    check_answers(config.reward, policy.processor.format)
     if meshes.rollout is not None:
         qwen_vl.check_mesh(policy.config, meshes.rollout.shape, where="rollout_mesh")
     rewards = load_custom_rewards(config.custom_rewards, processor=policy.processor, segmenter=segmenter)

@@ -13,25 +13,19 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from pixelthink_jax.answers import ParsedCompletion, parse_completion
+from pixelthink_jax.answers import ParsedCompletion, objects_reading, parse_completion, parse_objects
 from pixelthink_jax.data.targets import FRAME, difficulty_level
+from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.protocols.reading import thought
 from pixelthink_jax.grpo.config import DifficultyConfig, TrainConfig
 from pixelthink_jax.grpo.custom_rewards import CustomReward
 from pixelthink_jax.grpo.difficulty import RELEASED_DEFAULT, Difficulty, shuffled, usable
-from pixelthink_jax.processing.policy_format import frame_size
+from pixelthink_jax.processing.policy_format import PolicyFormat, frame_size
 from pixelthink_jax.processing.processor import Processor, Prompt
+from pixelthink_jax.rl.accuracy import AnswerArrays, answer_arrays, reward_terms, solution_arrays
 from pixelthink_jax.rl.advantages import group_advantages
-from pixelthink_jax.rl.rewards import (
-    AnswerArrays,
-    RewardConfig,
-    RewardInputs,
-    answer_arrays,
-    group_rewards,
-    length_used,
-    reward_terms,
-    solution_arrays,
-)
+from pixelthink_jax.rl.object_accuracy import ObjectTerms, object_terms
+from pixelthink_jax.rl.rewards import RewardConfig, RewardInputs, group_rewards, length_used
 from pixelthink_jax.rl.rollout import RolloutBatch
 from pixelthink_jax.types import Example
 
@@ -89,8 +83,7 @@ class Scorer:
         b, g = rollout.lengths.shape
         texts = [[self._text(rollout, i, j) for j in range(g)] for i in range(b)]
         parsed = [parse_completion(text) for group in texts for text in group]
-        answers = _in_frame(answer_arrays(parsed), self._processor, prompts, (b, g))
-        truths = solution_arrays([example.solution or "" for example in examples])
+        answers, truths = self._answers(parsed, prompts, examples, g)
         success = _success(answers, truths)
         difficulty, missing = step_difficulty(
             self._difficulty(examples, success), self._config.difficulty, seed=(self._config.seed, step)
@@ -112,6 +105,22 @@ class Scorer:
             texts, inputs, terms, np.array(thinking, np.float32).reshape(b, g), tuple(extra), missing
         )
 
+    def _answers(
+        self,
+        parsed: Sequence[ParsedCompletion],
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        g: int,
+    ) -> tuple[AnswerArrays | ObjectTerms, AnswerArrays | None]:
+        """What is held against the truth, `[b, g]`, and the truth `[b]` where that comes later."""
+        scale, solutions = _to_840(self._processor, prompts), [example.solution or "" for example in examples]
+        if self._config.reward.accuracy == "pixelthink":
+            return _in_frame(answer_arrays(parsed), scale, g), solution_arrays(solutions)
+        truths = [truth for solution in solutions for truth in [parse_objects(solution)] * g]
+        readings = [objects_reading(completion) for completion in parsed]
+        terms = object_terms(readings, truths, np.repeat(scale, g, axis=0))
+        return jax.tree.map(lambda x: x.reshape(-1, g), terms), None
+
     def _text(self, rollout: RolloutBatch, b: int, g: int) -> str:
         return self._processor.tokenizer.decode(
             np.asarray(rollout.tokens[b, g, : int(rollout.lengths[b, g])])
@@ -131,6 +140,20 @@ class Scorer:
                 for completion, all_tokens in zip(parsed, tokens, strict=True)
             ],
             np.float32,
+        )
+
+
+def check_answers(reward: RewardConfig, format: PolicyFormat) -> None:
+    """Refuses a reward that the policy is never asked to earn.
+
+    Raises:
+        InputError: It is asked for one object and paid for a list, or the other way round.
+    """
+    wanted = "vision_reasoner_json" if reward.accuracy == "vision_reasoner" else "pixelthink_json"
+    if format.answer_format != wanted:
+        raise InputError(
+            f"reward.accuracy {reward.accuracy} reads {wanted}, the policy is asked for {format.answer_format}; set "
+            f"format: {reward.accuracy}, or another accuracy"
         )
 
 
@@ -204,24 +227,30 @@ def _scores(inputs: RewardInputs, config: TrainConfig) -> dict[str, Any]:
     return {**rewards, "advantage": advantage}
 
 
-def _success(answers: AnswerArrays, truths: AnswerArrays) -> Float[np.ndarray, "b g"]:
-    """Where a completion's box is right."""
+def _success(answers: AnswerArrays | ObjectTerms, truths: AnswerArrays | None) -> Float[np.ndarray, "b g"]:
+    """Where a completion's box is right; of several objects, the share that is."""
+    if isinstance(answers, ObjectTerms):
+        return np.asarray(answers.box_iou)
     b, g = answers.thinking_format.shape
     spread = jax.tree.map(lambda x: np.repeat(x[:, None], g, axis=1), truths)
     return np.asarray(reward_terms(answers, spread)["box_iou"]).reshape(b, g)
 
 
-def _in_frame(
-    answers: AnswerArrays, processor: Processor, prompts: Sequence[Prompt], shape: tuple[int, int]
-) -> AnswerArrays:
-    """Answers of `[b * g]` completions as `[b, g]`, scaled from the policy's frame to the 840 frame of solutions."""
-    frames = [
-        frame_size(processor.format.coordinate_frame, model_size=prompt.model_size) for prompt in prompts
-    ]
-    scale = np.float32(FRAME) / np.array(frames, np.float32)[:, None]
-    grouped = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), answers)
+def _to_840(processor: Processor, prompts: Sequence[Prompt]) -> Float[np.ndarray, "b 2"]:
+    """Factors from the policy's frame to the 840 frame of solutions."""
+    frame = processor.format.coordinate_frame
+    return np.float32(FRAME) / np.array(
+        [frame_size(frame, model_size=prompt.model_size) for prompt in prompts], np.float32
+    )
+
+
+def _in_frame(answers: AnswerArrays, scale: Float[np.ndarray, "b 2"], g: int) -> AnswerArrays:
+    """Answers of `[b * g]` completions as `[b, g]`, scaled."""
+    grouped = jax.tree.map(lambda x: x.reshape(-1, g, *x.shape[1:]), answers)
     return replace(
-        grouped, box=grouped.box * np.tile(scale, (1, 1, 2)), points=grouped.points * scale[:, :, None]
+        grouped,
+        box=grouped.box * np.tile(scale, 2)[:, None],
+        points=grouped.points * scale[:, None, None],
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pixelthink_jax.answers.strict import parse_solution
+from pixelthink_jax.answers import solution_box
 from pixelthink_jax.data.targets import FRAME, difficulty_level, mask_box
 from pixelthink_jax.judge.protocol import BadAnswer, Form
 from pixelthink_jax.types import Example, Level
@@ -131,7 +131,10 @@ def target_note(example: Example) -> str:
         box = (left / width, top / height, (right + 1) / width, (bottom + 1) / height)
         size = f"it covers {example.mask.mean():.1%} of the image; its box"
     elif example.solution is not None:
-        x1, y1, x2, y2 = parse_solution(example.solution).box_xyxy
+        around = solution_box(example.solution)
+        if around is None:
+            return "there is none: nothing in the image is what the question asks for"
+        x1, y1, x2, y2 = around
         box, size = (x1 / FRAME, y1 / FRAME, x2 / FRAME, y2 / FRAME), "its box"
     else:
         return "not given; find it first"

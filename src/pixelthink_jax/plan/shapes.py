@@ -17,7 +17,8 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.presets import PRESETS
 from pixelthink_jax.processing.patches import ImageConfig
-from pixelthink_jax.rl.rewards import AnswerArrays, RewardInputs, answer_arrays, solution_arrays
+from pixelthink_jax.rl.accuracy import AnswerArrays, answer_arrays, solution_arrays
+from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.rollout import PromptArrays
 from pixelthink_jax.rl.step import StepBatch
 from pixelthink_jax.runtime.optim import make_optimizer

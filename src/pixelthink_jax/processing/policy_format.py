@@ -26,6 +26,7 @@ FILE_NAME = "pixelthink.json"
 FORMAT_VERSION = 1
 
 AnswerFormat = Literal["pixelthink_json", "vision_reasoner_json"]
+FormatName = Literal["pixelthink", "vision_reasoner"]
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,9 @@ _VISION_REASONER = PolicyFormat(
 )
 # Untuned Qwen2.5-VL writes pixels of the image it sees, at its own aspect ratio.
 _QWEN25_VL = PolicyFormat(coordinate_frame="model_pixels", resize=ResizePolicy(kind="smart", size=None))
+
+FORMATS: Mapping[FormatName, PolicyFormat] = {"pixelthink": _SQUARE_840, "vision_reasoner": _VISION_REASONER}
+"""Formats that a run may ask for by name, whatever its policy's folder says."""
 
 # Published models by the last part of their hub id, lower case.
 PUBLISHED: Mapping[str, PolicyFormat] = {

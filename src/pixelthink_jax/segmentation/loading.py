@@ -1,5 +1,6 @@
 """The two models of a command: folders someone gave, or the tiny ones that travel with the package."""
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ import jax
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
+from pixelthink_jax.processing.policy_format import FORMATS, FormatName
 from pixelthink_jax.segmenter import Segmenter
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -32,7 +34,11 @@ def default_folder(name: str) -> Path:
 
 
 def load_policy(
-    folder: Path | None, *, dtype: Dtype = "auto", mesh: jax.sharding.Mesh | None = None
+    folder: Path | None,
+    *,
+    dtype: Dtype = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+    format: FormatName | None = None,
 ) -> Policy:
     """Opens a policy with its processor, so that a folder without a tokenizer is refused before any work.
 
@@ -40,6 +46,7 @@ def load_policy(
         folder: Hugging Face folder; None takes the tiny policy.
         dtype: Of parameters and computation; `auto` is bfloat16, and float32 on CPUs, where that is faster.
         mesh: See `Policy.from_pretrained`.
+        format: How it is asked and read; None leaves that to its folder.
 
     Raises:
         InputError: See `Policy.from_pretrained` and `Processor.from_pretrained`.
@@ -47,8 +54,10 @@ def load_policy(
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     policy = Policy.from_pretrained(folder or default_folder(TINY_POLICY), dtype=dtype, mesh=mesh)
-    _ = policy.processor
-    return policy
+    processor = policy.processor
+    if format is None:
+        return policy
+    return replace(policy, loaded_processor=replace(processor, format=FORMATS[format]))
 
 
 def load_segmenter(folder: Path | None) -> Segmenter:

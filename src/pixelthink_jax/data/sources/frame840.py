@@ -4,17 +4,15 @@ Columns `id`, `problem`, `solution`, `image`, `img_height`, `img_width`. They ho
 `instances.json` is given, masks come from it by the annotation ids in `id`, drawn in the 840 frame of the picture.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from pixelthink_jax.answers import parse_solution
+from pixelthink_jax.answers import parse_objects, parse_solution
 from pixelthink_jax.data.rows import cell_bytes, cell_image, make_example
 from pixelthink_jax.data.sources.coco import Instances
-from pixelthink_jax.data.sources.json_files import parse_json
 from pixelthink_jax.data.sources.tables import Table, table_files
 from pixelthink_jax.data.targets import FRAME
 from pixelthink_jax.errors import InputError
@@ -127,27 +125,10 @@ def column_names(table: Table, wanted: tuple[str, ...], fields: dict[str, str], 
 def _check_solution(solution: Any, where: str, *, several: bool) -> None:
     if not isinstance(solution, str):
         raise InputError(f"{where}: solution is {solution!r:.60}, expected a text")
-    if not several:
-        try:
+    try:
+        if not several:
             parse_solution(solution)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-        return
-    objects = parse_json(solution, f"{where}, solution")
-    if not isinstance(objects, list) or not objects or not all(map(_is_object, objects)):
-        raise InputError(
-            f"{where}: solution {json.dumps(objects):.80}: expected a list of "
-            "{bbox_2d: 4 numbers, point_2d: 2 numbers}"
-        )
-
-
-def _is_object(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    box, point = value.get("bbox_2d"), value.get("point_2d")
-    return (
-        isinstance(box, list)
-        and isinstance(point, list)
-        and (len(box), len(point)) == (4, 2)
-        and all(type(number) in (int, float) for number in (*box, *point))
-    )
+        elif not solution.lstrip().startswith("[") or not parse_objects(solution):
+            raise InputError(f"solution {solution[:80]!r}: expected a list of objects")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
