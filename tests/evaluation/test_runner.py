@@ -8,15 +8,18 @@ import pytest
 
 from pixelthink_jax.answers import parse_solution
 from pixelthink_jax.data.shapes import STYLES, ShapeReason
-from pixelthink_jax.data.sources import FirstExamples
+from pixelthink_jax.data.sources import FirstExamples, open_source
 from pixelthink_jax.data.targets import completion_text
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
 from pixelthink_jax.evaluation.length_table import forced_length_table, headline, style_prefix
+from pixelthink_jax.evaluation.measures import level_measures
+from pixelthink_jax.evaluation.protocols import PROTOCOLS
 from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import summarise
 from pixelthink_jax.processing.policy_format import PolicyFormat
+from tests.data.sources.genuine import write_grefcoco
 from tests.evaluation.tiny import BoxSegmenter, scripted_policy, tiny_policy
 
 SOURCE = FirstExamples(ShapeReason("test"), 7)
@@ -127,6 +130,25 @@ def test_several_objects_are_drawn_together():
     [row] = evaluate_policy(policy, FirstExamples(SOURCE, 1), segmenter=BoxSegmenter())
     height, width = IMAGES[0].shape[:2]
     assert row.valid and row.union == height * width and row.intersection == SOURCE[0].mask.sum()
+
+
+@pytest.mark.parametrize("protocol", ["gres", "pixelthink", "vision_reasoner"])
+def test_questions_without_a_target_are_counted_apart(tmp_path, protocol):
+    """gRefCOCO through its reader: N-Acc and T-Acc of a policy that finds nothing, and of one that always points."""
+    source = open_source("grefcoco", path=write_grefcoco(tmp_path))
+    own = tiny_policy().processor.format
+    format = PolicyFormat(resize=own.resize, prompt=own.prompt, answer_format="vision_reasoner_json")
+    everything = '[{"bbox_2d": [0, 0, 840, 840], "point_2d": [1, 1]}]'
+    for answer, missing, found in (("[]", 1.0, 0.0), (everything, 0.0, 1.0)):
+        policy = scripted_policy(
+            lambda image, a=answer: f"<think>x</think><answer>{a}</answer>", format=format
+        )
+        rows = evaluate_policy(policy, source, segmenter=BoxSegmenter(), protocol=PROTOCOLS[protocol])
+        measures = level_measures(rows)["all"]
+        assert measures.no_target is not None and measures.no_target.value == missing
+        assert measures.target_found is not None and measures.target_found.value == found
+        assert [row.box_correct for row in rows][2] == bool(missing)
+        assert [row.target_pixels for row in rows].count(0) == 1
 
 
 def test_how_the_policy_is_asked():

@@ -22,6 +22,7 @@ class Args:
             "refcoco",
             "refcoco+",
             "refcocog",
+            "grefcoco",
             "refcocog_840",
             "multi_object_840",
             "reasonseg",

@@ -15,6 +15,7 @@ DatasetName = Literal[
     "refcoco",
     "refcoco+",
     "refcocog",
+    "grefcoco",
     "reasonseg",
     "reasonseg_diff",
 ]
@@ -25,8 +26,8 @@ class FilesConfig:
     """Where a dataset's other files are, and how its columns are called.
 
     Attributes:
-        images: Folder of the pictures that `refcoco`, `refcoco+` and `refcocog` name; None looks where the refer
-            toolkit keeps them.
+        images: Folder of the pictures that `refcoco`, `refcoco+`, `refcocog` and `grefcoco` name; None looks where the
+            refer toolkit keeps them.
         instances: RefCOCOg's `instances.json`, from which `refcocog_840` and `multi_object_840` take masks by
             annotation id; without it they have none and mask measures are refused.
         annotations: Of `reasonseg_diff`: JSON or JSON lines with difficulty and reference chains.

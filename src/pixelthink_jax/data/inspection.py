@@ -10,7 +10,7 @@ import numpy as np
 
 from pixelthink_jax.data.sources.json_files import read_json, read_lines
 from pixelthink_jax.data.sources.plain_pickle import read_plain_pickle
-from pixelthink_jax.data.sources.refcoco import SPLIT_BY
+from pixelthink_jax.data.sources.refcoco import REFS_FILES, refs_file
 from pixelthink_jax.data.sources.tables import Table, table_files
 from pixelthink_jax.errors import InputError
 
@@ -99,10 +99,10 @@ def _folder(path: Path) -> Inspection:
         return Inspection(
             "a dataset of pixelthink prepare", rows, config=config, remarks=(f"splits: {', '.join(splits)}",)
         )
-    name = next((n for n in SPLIT_BY if path.name == n or (path / n).is_dir()), None)
+    name = next((n for n in REFS_FILES if path.name == n or (path / n).is_dir()), None)
     if name is not None:
         folder = path / name if (path / name).is_dir() else path
-        found = inspect_path(folder / f"refs({SPLIT_BY[name]}).p")
+        found = inspect_path(refs_file(folder, name))
         return Inspection(
             found.kind, found.rows, found.columns, {"name": name, "path": str(path), "split": "val"}
         )

@@ -8,6 +8,7 @@ PUBLISHED_ROWS: dict[str, dict[str, tuple[int, ...]]] = {
     "refcoco": {"val": (10834, 3811), "testA": (5657,), "testB": (5095,), "train": (42404,)},
     "refcoco+": {"val": (10758,), "testA": (5726,), "testB": (4889,)},
     "refcocog": {"val": (4896,), "test": (9602, 5023)},
+    "grefcoco": {"train": (), "val": (), "testA": (), "testB": ()},
 }
 """Rows by dataset and split. Where two are given, several sets of that name were published, or expressions and objects
 are both counted."""

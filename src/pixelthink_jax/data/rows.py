@@ -39,6 +39,21 @@ def mask_solution(pixels: Bool[np.ndarray, "H W"]) -> str:
     return solution_text(box_to_frame(mask_box(pixels), width, height), points)
 
 
+def listed_object(pixels: Bool[np.ndarray, "H W"]) -> dict[str, list[int]]:
+    """One object as the multi-object sets write it: its box and the first of its points, in the 840 frame.
+
+    Raises:
+        ValueError: The mask is empty.
+
+    >>> listed_object(np.ones((2, 4), bool))
+    {'bbox_2d': [0, 0, 630, 420], 'point_2d': [630, 420]}
+    """
+    height, width = pixels.shape
+    first, _ = mask_points(pixels)
+    box = box_to_frame(mask_box(pixels), width, height)
+    return {"bbox_2d": list(box), "point_2d": list(point_to_frame(first, width, height))}
+
+
 def make_example(
     where: str,
     *,
@@ -47,6 +62,7 @@ def make_example(
     query: Any,
     mask: Mask | None = None,
     solution: str | None = None,
+    no_target: bool = False,
     difficulty: Any = None,
     metadata: dict[str, object] | None = None,
     **texts: str | None,
@@ -60,6 +76,7 @@ def make_example(
         query: The question.
         mask: At the size of the picture.
         solution: As published.
+        no_target: Nothing in the picture is what the question asks for; otherwise an empty mask is a mistake.
         difficulty: 1 to 10; None is unknown.
         metadata: What else is known.
         texts: Further text fields of `Example`.
@@ -73,9 +90,9 @@ def make_example(
             f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, the upright image "
             f"{image.shape[1]}x{image.shape[0]}; a rotation tag (EXIF) that one of them ignored does this"
         )
-    if mask is not None and not (mask == 1).any():
+    if mask is not None and not no_target and not (mask == 1).any():
         raise InputError(f"{where}: the mask is empty; leave the row out or correct it")
-    if solution is None and mask is not None:
+    if solution is None and mask is not None and not no_target:
         solution = mask_solution(mask == 1)
     score = check_difficulty(difficulty, where)
     return Example(

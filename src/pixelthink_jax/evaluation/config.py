@@ -9,7 +9,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.published import PublishedKey
 
 Style = Literal["free", "none", "short", "medium", "long"]
-ProtocolName = Literal["pixelthink", "seg_zero", "seg_zero_multi", "vision_reasoner", "lisa", "lens"]
+ProtocolName = Literal["pixelthink", "seg_zero", "seg_zero_multi", "vision_reasoner", "lisa", "lens", "gres"]
 Role = Literal["tune", "report"]
 REPORTING_SPLITS = ("test", "ood")
 """Splits that only report: training or tuning on them would void what is reported."""

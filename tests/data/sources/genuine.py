@@ -126,6 +126,25 @@ def write_refcoco(root: Path, name: str = "refcocog", *, protocol: int = 0) -> P
     return root
 
 
+def write_grefcoco(root: Path) -> Path:
+    """References of two, one and no objects, in JSON as they were published."""
+    folder = root / "grefcoco"
+    folder.mkdir(parents=True)
+    write_refcoco(root / "plain")
+    several = {"ref_id": 0, "ann_id": [1, 2], "category_id": [1, 1], "no_target": False}
+    nothing = {"ref_id": 2, "ann_id": [-1], "category_id": [-1], "no_target": True}
+    refs = [
+        ref(0, "train", "Both things.") | several,
+        ref(1, "train", "The left one") | {"ann_id": [1], "category_id": [1], "no_target": False},
+        ref(2, "train", "the elephant") | nothing,
+        ref(3, "val", "the elephant") | nothing | {"ref_id": 3},
+    ]
+    (folder / "grefs(unc).json").write_text(json.dumps(refs))
+    (folder / "instances.json").write_text(json.dumps(instances((1, [SQUARE]), (2, [TRIANGLE]))))
+    (root / "plain" / "images").rename(root / "images")
+    return root
+
+
 def shape(label: str, *points: tuple[float, float]) -> dict[str, Any]:
     return {
         "label": label,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pixelthink_jax.config import from_tree
 from pixelthink_jax.data.config import FilesConfig
+from pixelthink_jax.data.inspection import inspect_path
 from pixelthink_jax.data.masks import pack_mask
 from pixelthink_jax.data.sources import open_files, open_source
 from pixelthink_jax.data.sources.plain_pickle import read_plain_pickle
@@ -35,6 +36,7 @@ from tests.data.sources.genuine import (
     picture,
     shape,
     write_arrow,
+    write_grefcoco,
     write_parquet,
     write_reasonseg,
     write_refcoco,
@@ -81,7 +83,7 @@ def test_several_objects(tmp_path):
     write_parquet(frame840_table([OBJECTS, SOLUTION, "[]"], IDS), tmp_path)
     rows = open_source("multi_object_840", path=tmp_path)
     assert json.loads(rows[0].solution or "")[0]["point_2d"] == [5, 6]
-    refuses("solution: not valid JSON", lambda: rows[1], "row 1")
+    refuses("expected a list of", lambda: rows[1], "row 1")
     refuses("expected a list of", lambda: rows[2], "row 2")
     refuses("no readable box", lambda: open_source("refcocog_840", path=tmp_path)[0], "row 0")
 
@@ -131,6 +133,33 @@ def test_refcoco_gives_a_row_for_each_expression(tmp_path, protocol):
         "no split 'testA'; expected one of train, val",
         lambda: open_source("refcocog", path=root, split="testA"),
     )
+
+
+def test_an_expression_of_grefcoco_means_any_number_of_objects(tmp_path):
+    root = write_grefcoco(tmp_path)
+    for path in (root, root / "grefcoco"):
+        rows = open_source("grefcoco", path=path)
+        assert [rows[i].id for i in range(3)] == ["grefcoco_0/0", "grefcoco_1/10", "grefcoco_2/20"]
+    masks = [rows[i].mask for i in range(3)]
+    assert all(mask is not None for mask in masks) and not masks[2].any()
+    assert mask_box(masks[0]) == (10, 5, 43, 36) and mask_box(masks[1]) == (10, 5, 28, 23)
+    first = json.loads(rows[0].solution or "")
+    assert [item["bbox_2d"] for item in first] == [[168, 105, 470, 483], [504, 420, 722, 756]]
+    assert json.loads(rows[1].solution or "") == first[:1] and rows[2].solution == "[]"
+    assert true_box(rows[0]) == (168, 105, 722, 756) and true_box(rows[2]) is None
+    assert rows.picture(2) == rows.picture(0)
+    assert inspect_path(root).config == {"name": "grefcoco", "path": str(root), "split": "val"}
+    path = root / "grefcoco" / "grefs(unc).json"
+    whole = json.loads(path.read_text())
+    for wrong, says in (
+        ({"ann_id": [1, -1]}, "record 0: expected ref_id, ann_id, split"),
+        ({"ann_id": []}, "record 0: expected ref_id"),
+        ({"ref_id": None}, "record 0: expected ref_id"),
+        ({"ann_id": [-1], "image_id": 8}, "reference 0: image 8 is not in"),
+        ({"ann_id": [9]}, "annotation 9: it or its image is not there"),
+    ):
+        path.write_text(json.dumps([whole[0] | wrong, *whole[1:]]))
+        refuses(says, lambda: open_source("grefcoco", path=root)[0])
 
 
 def test_a_pickle_with_code_runs_nothing(tmp_path):

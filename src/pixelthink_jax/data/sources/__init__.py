@@ -10,7 +10,7 @@ from pixelthink_jax.data.sources.frame840 import Frame840Source
 from pixelthink_jax.data.sources.own import JsonlSource, open_own
 from pixelthink_jax.data.sources.reasonseg import open_reasonseg
 from pixelthink_jax.data.sources.reasonseg_diff import AnnotatedSource
-from pixelthink_jax.data.sources.refcoco import SPLIT_BY, RefCocoSource
+from pixelthink_jax.data.sources.refcoco import REFS_FILES, RefCocoSource
 from pixelthink_jax.errors import InputError
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "open_files",
     "open_source",
 ]
-FILE_DATASETS = (*SPLIT_BY, "refcocog_840", "multi_object_840", "reasonseg", "reasonseg_diff", "own")
+FILE_DATASETS = (*REFS_FILES, "refcocog_840", "multi_object_840", "reasonseg", "reasonseg_diff", "own")
 
 
 def open_source(
@@ -90,7 +90,7 @@ def open_files(name: str, path: str | Path, split: str, files: FilesConfig) -> F
     Raises:
         InputError: The dataset is unknown, or a file of it is missing or damaged.
     """
-    if name in SPLIT_BY:
+    if name in REFS_FILES:
         return RefCocoSource(name, path, split, images=files.images, texts=files.texts)
     if name in ("refcocog_840", "multi_object_840"):
         several = name == "multi_object_840"

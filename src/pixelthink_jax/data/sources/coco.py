@@ -32,6 +32,30 @@ class Instances:
                 f"dataset {self.path}: not COCO instances (images and annotations, each with an id)"
             ) from error
 
+    def image_id(self, annotation: int) -> Any:
+        """The image that an annotation is on.
+
+        Raises:
+            InputError: There is no such annotation.
+        """
+        self.image_of(annotation)
+        return self._annotations[annotation]["image_id"]
+
+    def image(self, number: Any, where: str) -> Mapping[str, Any]:
+        """An image record by its id.
+
+        Args:
+            number: The id.
+            where: What asks for it, for the message.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = self.images.get(number)
+        if found is None:
+            raise InputError(f"{where}: image {number!r:.40} is not in {self.path}")
+        return found
+
     def image_of(self, annotation: int) -> Mapping[str, Any]:
         """The image record of an annotation: `file_name`, `width`, `height`.
 

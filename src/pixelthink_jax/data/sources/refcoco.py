@@ -1,26 +1,39 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as the refer toolkit keeps them: `refs(unc).p` or `refs(umd).p`, and `instances.json`.
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as the refer toolkits keep them: references and `instances.json`.
 
-A row is one expression of one object. Queries are lower-cased and stripped, as every published evaluation does.
-The mask is the union of the object's polygons; its box and points leave overlaps out, as the published builder does.
+A row is one expression. Queries are lower-cased and stripped, as every published evaluation does. The mask is the union
+of the polygons; boxes and points leave overlaps out, as the published builders do.
+
+An expression of gRefCOCO means any number of objects: its `ann_id` is a list, `[-1]` where nothing in the picture is
+meant. Its rows have a list of objects as solution, as the multi-object sets do, and an empty mask where that is empty.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
-from pixelthink_jax.data.rows import load_picture, make_example, mask_solution
+from pixelthink_jax.data.rows import listed_object, load_picture, make_example, mask_solution
 from pixelthink_jax.data.sources.coco import find_instances
 from pixelthink_jax.data.sources.json_files import read_json
 from pixelthink_jax.data.sources.plain_pickle import read_plain_pickle
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.types import Example
 
-SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+REFS_FILES = {
+    "refcoco": "refs(unc).p",
+    "refcoco+": "refs(unc).p",
+    "refcocog": "refs(umd).p",
+    "grefcoco": "grefs(unc).p",
+}
+"""File of references by dataset; one that ends in `.json` does as well."""
+
+GENERALIZED = "grefcoco"
+_NO_TARGET = [-1]
 _IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images")
-_KEYS = {"ann_id": int, "split": str, "sentences": list}
+_KEYS = {"split": str, "sentences": list}
 
 
 class RefCocoSource:
@@ -38,7 +51,7 @@ class RefCocoSource:
         """Reads references and annotations, not the pictures.
 
         Args:
-            name: `refcoco`, `refcoco+` or `refcocog`.
+            name: One of `REFS_FILES`.
             path: Folder of the dataset, or the one it lies in.
             split: `train`, `val`, `test`, `testA` or `testB`.
             images: Folder of COCO's train2014 pictures; None looks beside the dataset.
@@ -49,7 +62,7 @@ class RefCocoSource:
         """
         self._name, self._folder = name, _dataset_folder(Path(path), name)
         self._images = _image_folder(self._folder, images)
-        refs = read_refs(self._folder, SPLIT_BY[name])
+        refs = read_refs(self._folder, name)
         splits = sorted({ref["split"] for ref in refs})
         if split not in splits:
             raise InputError(
@@ -69,37 +82,55 @@ class RefCocoSource:
 
     def __getitem__(self, index: int) -> Example:
         ref, sentence = self._rows[index]
-        annotation = ref["ann_id"]
-        id = f"{self._name}_{annotation}"
-        layers = self._instances.layers(annotation)
-        where = f"dataset {self._folder}, annotation {annotation}"
-        image = load_picture(self._picture_path(annotation), where)
-        once = layers == 1
+        annotations, where = annotations_of(ref), self._where(ref)
+        layers = [self._instances.layers(annotation) for annotation in annotations]
+        image = load_picture(self._picture_path(ref), where)
+        mask = np.any(np.stack(layers) > 0, axis=0) if layers else np.zeros(image.shape[:2], bool)
+        id = f"{self._name}_{ref['ref_id'] if self._name == GENERALIZED else annotations[0]}"
         return make_example(
             where,
             id=id if self._only_first else f"{id}/{sentence.get('sent_id')}",
             image=image,
             query=query_of(sentence, where),
-            mask=layers > 0,
-            solution=mask_solution(once) if once.any() else None,
-            metadata={"image_id": ref.get("image_id"), "ann_id": annotation},
+            mask=mask,
+            solution=self._solution(layers, where),
+            no_target=not annotations,
+            metadata={"image_id": ref.get("image_id"), "ann_id": ref["ann_id"]},
         )
 
     def picture(self, index: int) -> bytes:
         """The file of a row's picture."""
-        return self._picture_path(self._rows[index][0]["ann_id"]).read_bytes()
+        ref, _ = self._rows[index]
+        return self._picture_path(ref).read_bytes()
 
     def framed_mask(self, index: int) -> Bool[np.ndarray, "H W"]:
-        """The object of a row in the 840 frame."""
-        return self._instances.layers(self._rows[index][0]["ann_id"], framed=True) > 0
+        """The one object of a row in the 840 frame."""
+        [annotation] = annotations_of(self._rows[index][0])
+        return self._instances.layers(annotation, framed=True) > 0
 
     def words(self, index: int) -> str:
         """The expression of a row as it was typed."""
         _, sentence = self._rows[index]
         return str(sentence.get("raw", sentence.get("sent", "")))
 
-    def _picture_path(self, annotation: int) -> Path:
-        return self._images / str(self._instances.image_of(annotation)["file_name"])
+    def _solution(self, layers: Sequence[UInt8[np.ndarray, "H W"]], where: str) -> str:
+        """What the reward reads: one object, or a list of any number."""
+        if not all(layer.any() for layer in layers):
+            raise InputError(f"{where}: the mask of an object is empty; leave the row out or correct it")
+        objects = [layer == 1 if (layer == 1).any() else layer > 0 for layer in layers]
+        if self._name == GENERALIZED:
+            return json.dumps([listed_object(pixels) for pixels in objects])
+        return mask_solution(objects[0])
+
+    def _picture_path(self, ref: Mapping[str, Any]) -> Path:
+        annotations = annotations_of(ref)
+        # A question without a target has no annotation, and says itself which picture it is about.
+        number = self._instances.image_id(annotations[0]) if annotations else ref.get("image_id")
+        return self._images / str(self._instances.image(number, self._where(ref))["file_name"])
+
+    def _where(self, ref: Mapping[str, Any]) -> str:
+        about = f"reference {ref['ref_id']}" if self._name == GENERALIZED else f"annotation {ref['ann_id']}"
+        return f"dataset {self._folder}, {about}"
 
 
 def query_of(sentence: Mapping[str, Any], where: str) -> str:
@@ -117,29 +148,66 @@ def query_of(sentence: Mapping[str, Any], where: str) -> str:
     return text.strip().lower()
 
 
-def read_refs(folder: Path, split_by: str) -> list[dict[str, Any]]:
+def annotations_of(ref: Mapping[str, Any]) -> tuple[int, ...]:
+    """Annotations of a reference, none where nothing in the picture is meant.
+
+    Raises:
+        ValueError: `ann_id` is neither a number nor a list of numbers.
+
+    >>> [annotations_of({"ann_id": found}) for found in (7, [7, 8], [-1])]
+    [(7,), (7, 8), ()]
+    """
+    found = ref.get("ann_id")
+    numbers = [found] if type(found) is int else found
+    if numbers == _NO_TARGET:
+        return ()
+    if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"ann_id {found!r:.60}")
+    return tuple(numbers)
+
+
+def read_refs(folder: Path, name: str) -> list[dict[str, Any]]:
     """The references of a dataset, checked; a `.json` of the same name does as well as the pickle.
 
     Raises:
         InputError: The file is missing, holds code, or is no list of references.
     """
-    path = folder / f"refs({split_by}).p"
-    as_json = path.with_suffix(".json")
-    refs = read_json(as_json) if as_json.is_file() and not path.is_file() else read_plain_pickle(path)
+    path = refs_file(folder, name)
+    refs = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
     if not isinstance(refs, list) or not refs:
         raise InputError(f"{path}: expected a list of references, got {type(refs).__name__}")
     for place, ref in enumerate(refs):
-        if not isinstance(ref, dict) or any(type(ref.get(key)) is not kind for key, kind in _KEYS.items()):
-            raise InputError(f"{path}, record {place}: expected ann_id, split and sentences, got {ref!r:.80}")
+        if not _is_reference(ref, several=name == GENERALIZED):
+            keys = "ref_id, " if name == GENERALIZED else ""
+            raise InputError(
+                f"{path}, record {place}: expected {keys}ann_id, split and sentences, got {ref!r:.80}"
+            )
         if not all(isinstance(sentence, dict) for sentence in ref["sentences"]):
             raise InputError(f"{path}, record {place}: its sentences are no records")
     return refs
 
 
+def refs_file(folder: Path, name: str) -> Path:
+    """The file of references of a dataset, whether it is there or not."""
+    path = folder / REFS_FILES[name]
+    as_json = path.with_suffix(".json")
+    return as_json if as_json.is_file() and not path.is_file() else path
+
+
+def _is_reference(ref: Any, *, several: bool) -> bool:
+    if not isinstance(ref, dict) or any(type(ref.get(key)) is not kind for key, kind in _KEYS.items()):
+        return False
+    try:
+        annotations_of(ref)
+    except ValueError:
+        return False
+    return type(ref.get("ref_id" if several else "ann_id")) is int
+
+
 def _dataset_folder(path: Path, name: str) -> Path:
     folder = path / name if (path / name).is_dir() else path
     if not folder.is_dir():
-        raise InputError(f"dataset {path}: no such folder; expected {name}/refs({SPLIT_BY[name]}).p in it")
+        raise InputError(f"dataset {path}: no such folder; expected {name}/{REFS_FILES[name]} in it")
     return folder
 
 

@@ -111,6 +111,15 @@ _ROWS = (
         "hustvl/LENS @28cf510",
         ignore="background",
     ),
+    EvaluationProtocol(
+        "gres",
+        "The generalized benchmark of gRefCOCO over our reading of the answers: where there is no target, an empty "
+        "mask has an IoU of 1, whatever left it empty, and any other 0. N-Acc is the share of these that are empty, "
+        "T-Acc the share of the others that are not. Its rule for methods that cannot say that nothing is there, which "
+        "clears masks of a few pixels, is left out.",
+        "GRES, arXiv 2306.00968",
+        empty_union="one",
+    ),
 )
 PROTOCOLS: dict[str, EvaluationProtocol] = {row.name: row for row in _ROWS}
 """By name."""
