@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from pixelthink_jax import cli
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation import run
-from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import EvalConfig, Generation
 from pixelthink_jax.evaluation.details import details_of
 from pixelthink_jax.evaluation.evaluation_page import evaluation_page, example_cards
 from pixelthink_jax.evaluation.protocols import PROTOCOLS
@@ -40,7 +41,7 @@ def config(models, out, **changes) -> EvalConfig:
             "out": str(out),
             "policy": str(models / "policy"),
             "segmenter": str(models / "segmenter"),
-            "data": EvalDataConfig(examples=5),
+            "data": DatasetConfig(examples=5),
             "generation": Generation(max_new_tokens=6, batch_size=2, batches_in_flight=1),
             "judge": "shapereason",
         }
@@ -208,7 +209,7 @@ def test_no_text_of_a_model_or_a_dataset_is_markup(finished, tmp_path):
 def test_what_is_chosen_on_a_split_is_not_reported_on_it():
     with pytest.raises(InputError, match="chosen_on: the settings were chosen on test"):
         EvalConfig(chosen_on="test")
-    assert EvalConfig(data=EvalDataConfig(split="tuning"), chosen_on="tuning").split_role == "tune"
+    assert EvalConfig(data=DatasetConfig(split="tuning"), chosen_on="tuning").split_role == "tune"
     assert EvalConfig(chosen_on="tuning").split_role == "report"
     assert all(row.source and (row.giou or row.ciou) for row in published("reasonseg_test"))
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from pixelthink_jax.answers import parse_solution
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.shapes import STYLES, ShapeReason
 from pixelthink_jax.data.sources import FirstExamples, open_source
 from pixelthink_jax.data.targets import completion_text
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalConfig, EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import EvalConfig, Generation
 from pixelthink_jax.evaluation.length_table import forced_length_table, headline, style_prefix
 from pixelthink_jax.evaluation.measures import level_measures
 from pixelthink_jax.evaluation.protocols import PROTOCOLS
@@ -219,8 +220,8 @@ def test_settings_that_cannot_be():
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
         Generation(batch_size=0)
     with pytest.raises(InputError, match="jsonl needs a path"):
-        EvalDataConfig(name="jsonl")
+        DatasetConfig(name="jsonl")
     with pytest.raises(InputError, match=r"data.examples must be at least 1"):
-        EvalDataConfig(examples=0)
+        DatasetConfig(examples=0)
     with pytest.raises(InputError, match="model nowhere: no such folder"):
         model_folder("nowhere")

@@ -4,9 +4,9 @@ from contextlib import closing
 
 import pytest
 
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalDataConfig
 from pixelthink_jax.grpo import TrainConfig
 from pixelthink_jax.grpo.config import DifficultyConfig
 from pixelthink_jax.grpo.difficulty import open_difficulty
@@ -15,7 +15,7 @@ from tests.grpo.holes import WithHoles
 
 
 def questions(rows, *, state=None, **settings):
-    config = TrainConfig("unused", data=EvalDataConfig(split="tuning"), prompts_per_step=4, **settings)
+    config = TrainConfig("unused", data=DatasetConfig(split="tuning"), prompts_per_step=4, **settings)
     return closing(Questions(rows, config, open_difficulty(config.difficulty), state=state))
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from pixelthink_jax import Policy
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.grpo.config import DifficultyConfig, HeldOutConfig
 from pixelthink_jax.models.qwen_vl import LoraConfig
@@ -45,7 +46,7 @@ def config(tmp_path_factory, tmp_path):
     return TrainConfig(
         out=str(tmp_path / "run"),
         policy=str(folder),
-        data=EvalDataConfig(split="tuning"),
+        data=DatasetConfig(split="tuning"),
         reward=RewardConfig(budget=ConstantBudget(4.0), length_unit="response_tokens"),
         sampling=SamplingConfig(max_new_tokens=12),
         optim=OptimConfig(learning_rate=3e-3),
@@ -54,7 +55,7 @@ def config(tmp_path_factory, tmp_path):
         group_size=3,
         unroll=True,
         evaluation=HeldOutConfig(
-            EvalDataConfig(split="validation", examples=2),
+            DatasetConfig(split="validation", examples=2),
             2,
             Generation(max_new_tokens=8, batch_size=2),
             None,
@@ -216,8 +217,8 @@ def flat(completions, examples):
         ({"sampling": SamplingConfig(12, temperature=0.0)}, "temperature 0"),
         ({"reward": RewardConfig()}, "largest budget 256 exceeds sampling.max_new_tokens 12"),
         ({"profile_steps": (3, 2)}, "profile_steps"),
-        ({"data": EvalDataConfig(split="test")}, "only reports"),
-        ({"data": EvalDataConfig(split="validation")}, "is the training data"),
+        ({"data": DatasetConfig(split="test")}, "only reports"),
+        ({"data": DatasetConfig(split="validation")}, "is the training data"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(config, change, words):
@@ -239,7 +240,7 @@ def test_lists_of_objects_are_trained_on(config, tmp_path):
     """The multi-object sets from parquet to an exported policy that keeps the format it was asked in."""
     objects = json.dumps([{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6]}] * 2)
     write_parquet(frame840_table([objects] * 4, [f"refcocog_{i}" for i in range(4)]), tmp_path / "set")
-    data = EvalDataConfig(name="multi_object_840", split="train", path=str(tmp_path / "set"))
+    data = DatasetConfig(name="multi_object_840", split="train", path=str(tmp_path / "set"))
     settings = replace(
         config,
         data=data,

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from pixelthink_jax import cli
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.difficulty import from_file
 from pixelthink_jax.judge import annotate as run
-from pixelthink_jax.judge.config import AnnotateConfig, AnnotateDataConfig, EndpointConfig, PromptsConfig
+from pixelthink_jax.judge.config import AnnotateConfig, EndpointConfig, PromptsConfig
 from pixelthink_jax.types import Example
 from tests.judge.server import CHAINS, SCORES, Act, Server, prompt_of
 
@@ -41,7 +42,7 @@ def config(rows: Path, server: Server, **changes) -> AnnotateConfig:
     } | changes.pop("backend", {})
     return AnnotateConfig(
         out=str(rows.parent / "out"),
-        data=AnnotateDataConfig(path=str(rows), examples=changes.pop("examples", None)),
+        data=DatasetConfig(name="jsonl", path=str(rows), examples=changes.pop("examples", None)),
         backend=EndpointConfig(**backend),
         **changes,
     )

@@ -1,8 +1,9 @@
-"""Which datasets there are by name, and what of their files a config may say."""
+"""Which datasets there are by name, what of them a config may say, and which splits are not trained on."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pixelthink_jax.data.shapes import SPLIT_SIZES
 from pixelthink_jax.errors import InputError
 
 DatasetName = Literal[
@@ -44,15 +45,67 @@ class FilesConfig:
     texts: Literal["first", "all"] | None = None
 
 
-def check_dataset(name: str, path: str | None, files: FilesConfig) -> None:
-    """Refuses a dataset without what it needs.
+REPORTING_SPLITS = ("test", "ood")
+"""Splits of the shape world that only report: training or tuning on them would void what is reported."""
 
-    Raises:
-        InputError: A path or a file is missing.
+_REFERRING = ("val", "testA", "testB")
+HELD_OUT_SPLITS: dict[str, tuple[str, ...]] = {
+    "shapereason": REPORTING_SPLITS,
+    "refcoco": _REFERRING,
+    "refcoco+": _REFERRING,
+    "refcocog": ("val", "test"),
+    "grefcoco": _REFERRING,
+    "reasonseg": ("val", "test"),
+    "reasonseg_diff": ("val", "test"),
+    "array_record": ("val", "test", "testA", "testB", "ood"),
+}
+"""Splits that results are reported on, by dataset; one's own rows have none."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Where the questions come from.
+
+    Attributes:
+        name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl` reads
+            rows {image, query, solution} with image paths relative to the file; the others are published formats and
+            one's own data (docs/data.md).
+        split: Split of the dataset; not read for `jsonl`.
+        path: Folder or file; not read for `shapereason`.
+        files: Further files and column names of a published format.
+        examples: Use only that many, from the start of the split; None uses all.
     """
-    if name != "shapereason" and not path:
-        raise InputError(f"data: {name} needs a path")
-    if name == "reasonseg_diff" and not files.annotations:
-        raise InputError(
-            "data: reasonseg_diff needs files.annotations, the JSON with difficulty and references"
-        )
+
+    name: DatasetName = "shapereason"
+    split: str = "test"
+    path: str | None = None
+    examples: int | None = None
+    files: FilesConfig = field(default_factory=FilesConfig)
+
+    def __post_init__(self) -> None:
+        if self.name != "shapereason" and not self.path:
+            raise InputError(f"data: {self.name} needs a path")
+        if self.name == "reasonseg_diff" and not self.files.annotations:
+            raise InputError(
+                "data: reasonseg_diff needs files.annotations, the JSON with difficulty and references"
+            )
+        if self.name == "shapereason" and self.split not in SPLIT_SIZES:
+            raise InputError(f"data.split: got {self.split!r}, expected one of {', '.join(SPLIT_SIZES)}")
+        if self.examples is not None and self.examples < 1:
+            raise InputError(f"data.examples must be at least 1, got {self.examples}; null uses all")
+
+    def check_trainable(self) -> None:
+        """Refuses a split that results are reported on.
+
+        Raises:
+            InputError: As said.
+
+        >>> DatasetConfig("reasonseg", "val", "data/ReasonSeg").check_trainable()
+        Traceback (most recent call last):
+        ...
+        pixelthink_jax.errors.InputError: data: reasonseg, split val, only reports; train on another, such as train
+        """
+        if self.split in HELD_OUT_SPLITS.get(self.name, ()):
+            raise InputError(
+                f"data: {self.name}, split {self.split}, only reports; train on another, such as train"
+            )

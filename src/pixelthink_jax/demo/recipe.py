@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pixelthink_jax.evaluation.config import EvalDataConfig
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.grpo import TrainConfig
 from pixelthink_jax.rl.budgets import ThreeWayBudget
 from pixelthink_jax.rl.length import Clipped
@@ -25,7 +25,7 @@ def recipe(out: str | Path, policy: str | Path, *, steps: int = STEPS) -> TrainC
     return TrainConfig(
         out=str(out),
         policy=str(policy),
-        data=EvalDataConfig(split="train"),
+        data=DatasetConfig(split="train"),
         reward=RewardConfig(
             length_unit="thinking_tokens",
             unclosed_thought="whole",

@@ -3,44 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pixelthink_jax.data.config import DatasetName, FilesConfig, check_dataset
-from pixelthink_jax.data.shapes import SPLIT_SIZES
+from pixelthink_jax.data.config import REPORTING_SPLITS, DatasetConfig
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.published import PublishedKey
 
 Style = Literal["free", "none", "short", "medium", "long"]
 ProtocolName = Literal["pixelthink", "seg_zero", "seg_zero_multi", "vision_reasoner", "lisa", "lens", "gres"]
 Role = Literal["tune", "report"]
-REPORTING_SPLITS = ("test", "ood")
-"""Splits that only report: training or tuning on them would void what is reported."""
-
-
-@dataclass(frozen=True)
-class EvalDataConfig:
-    """Where the questions come from.
-
-    Attributes:
-        name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl` reads
-            rows {image, query, solution} with image paths relative to the file; the others are published formats and
-            one's own data (docs/data.md).
-        split: Split of the dataset; not read for `jsonl`.
-        path: Folder or file; not read for `shapereason`.
-        files: Further files and column names of a published format.
-        examples: Use only that many, from the start of the split; None uses all.
-    """
-
-    name: DatasetName = "shapereason"
-    split: str = "test"
-    path: str | None = None
-    examples: int | None = None
-    files: FilesConfig = field(default_factory=FilesConfig)
-
-    def __post_init__(self) -> None:
-        check_dataset(self.name, self.path, self.files)
-        if self.name == "shapereason" and self.split not in SPLIT_SIZES:
-            raise InputError(f"data.split: got {self.split!r}, expected one of {', '.join(SPLIT_SIZES)}")
-        if self.examples is not None and self.examples < 1:
-            raise InputError(f"data.examples must be at least 1, got {self.examples}; null uses all")
 
 
 @dataclass(frozen=True)
@@ -97,7 +66,7 @@ class EvalConfig:
     out: str = "runs/evaluation"
     policy: str = "pixelthink-tiny"
     segmenter: str | None = "sam2-tiny-shapes"
-    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+    data: DatasetConfig = field(default_factory=DatasetConfig)
     styles: tuple[Style, ...] = ("free",)
     generation: Generation = field(default_factory=Generation)
     protocol: ProtocolName = "pixelthink"

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pixelthink_jax.config import from_tree, laid_over, to_tree
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.models.qwen_vl.text import Remat
 from pixelthink_jax.processing.policy_format import FormatName
@@ -90,7 +91,7 @@ class HeldOutConfig:
         segmenter: Folder or name; None scores boxes only.
     """
 
-    data: EvalDataConfig = field(default_factory=lambda: EvalDataConfig(split="validation", examples=100))
+    data: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="validation", examples=100))
     every: int = 0
     generation: Generation = field(default_factory=Generation)
     segmenter: str | None = "sam2-tiny-shapes"
@@ -150,7 +151,7 @@ class TrainConfig:
     out: str
     policy: str = "pixelthink-tiny"
     format: FormatName | None = None
-    data: EvalDataConfig = field(default_factory=lambda: EvalDataConfig(split="train"))
+    data: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="train"))
     bad_rows: Literal["stop", "skip"] = "stop"
     difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -238,8 +239,7 @@ class TrainConfig:
 
     def _check_splits(self) -> None:
         train, held_out = self.data, self.evaluation.data
-        if train.name == "shapereason" and train.split in REPORTING_SPLITS:
-            raise InputError(f"data: split {train.split} only reports; train on another, such as train")
+        train.check_trainable()
         if self.evaluation.every and (train.name, train.split, train.path) == (
             held_out.name,
             held_out.split,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pixelthink_jax.data.config import DatasetName, FilesConfig
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
 
 Task = Literal["difficulty", "chains"]
@@ -120,29 +120,6 @@ class LocalConfig:
 
 
 @dataclass(frozen=True)
-class AnnotateDataConfig:
-    """Where the questions come from; the names are those of `data.sources.open_source`.
-
-    Attributes:
-        name: Of the dataset.
-        split: Split of the dataset.
-        path: Folder or file.
-        files: Further files and column names of a published format.
-        examples: Use only that many, from the start of the split; None uses all.
-    """
-
-    name: DatasetName = "jsonl"
-    split: str = "train"
-    path: str | None = None
-    examples: int | None = None
-    files: FilesConfig = field(default_factory=FilesConfig)
-
-    def __post_init__(self) -> None:
-        if self.examples is not None and self.examples < 1:
-            raise InputError(f"data.examples must be at least 1, got {self.examples}; null uses all")
-
-
-@dataclass(frozen=True)
 class PromptsConfig:
     """Texts of one's own, with `{query}` and, where wanted, `{target}` in them; None takes those of `judge.prompts`.
 
@@ -178,7 +155,7 @@ class AnnotateConfig:
     """
 
     out: str = "runs/annotations"
-    data: AnnotateDataConfig = field(default_factory=AnnotateDataConfig)
+    data: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="tuning"))
     backend: EndpointConfig | LocalConfig = field(default_factory=EndpointConfig)
     tasks: tuple[Task, ...] = ("difficulty", "chains")
     prompts: PromptsConfig = field(default_factory=PromptsConfig)

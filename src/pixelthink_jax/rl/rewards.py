@@ -43,20 +43,20 @@ class RewardConfig:
     """What a completion is paid for; the defaults are the released preset.
 
     Attributes:
-        accuracy: How answers are held against the truth: `pixelthink`, one box and two points, or `vision_reasoner`, a
-            list of objects with a box and a point each.
         length_unit: What counts as length: words between white space or tokens, of the whole response or the thought.
         budget: Length that costs nothing.
         penalty: Length score beyond it.
         unclosed_thought: Length of a thought that was never closed: `none`, as released, or that of the `whole` text,
             so that leaving out the closing tag does not pay.
+        accuracy: How answers are held against the truth: `pixelthink`, one box and two points, or `vision_reasoner`, a
+            list of objects with a box and a point each.
     """
 
-    accuracy: Accuracy = "pixelthink"
     length_unit: LengthUnit = "response_words"
     budget: Budget = field(default_factory=ThreeWayBudget)
     penalty: Penalty = field(default_factory=Clipped)
     unclosed_thought: Literal["none", "whole"] = "none"
+    accuracy: Accuracy = "pixelthink"
 
     def measured_thought(self, parsed: ParsedCompletion) -> str:
         """The text that counts as thought.

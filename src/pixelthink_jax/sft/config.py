@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pixelthink_jax.data.config import DatasetName, FilesConfig, check_dataset
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.runtime.optim import OptimConfig
@@ -44,13 +44,10 @@ class NewPolicyConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Where examples come from.
+class DataConfig(DatasetConfig):
+    """Where examples come from: a dataset, whose rows need completions, and what of it is learned.
 
     Attributes:
-        name: `shapereason` renders them; `array_record` reads a folder made by `pixelthink prepare`; `jsonl`
-            reads rows {image, query, completion} with image paths relative to the file; the others are published
-            formats and one's own data (docs/data.md), whose rows need completions to be trained on.
         split: Split of the dataset; not read for `jsonl`.
         task: Of `shapereason`: `reason`; `listing`, which names every object with its place; `pointing`, which asks
             for objects in random order, each by words that fit it alone, and says these again with their boxes; or
@@ -59,34 +56,27 @@ class DataConfig:
         level: Of the reason task, questions of that level only; None draws it.
         brief: Of the reason task, every row asks for brevity.
         most_objects: Of all tasks but `reason`, scenes of at most that many objects; None sets no limit.
-        examples: Use only that many, from the start of the split; None uses all.
-        path: Folder or file; not read for `shapereason`.
-        files: Further files and column names of a published format.
         given_until: A phrase; what stands before it in a completion is given and bears no loss, so that all of the
             gradient goes into what follows. Completions without it are learned whole. None learns everything.
         weight: Share of rows, relative to the other datasets of the stage.
     """
 
-    name: DatasetName = "shapereason"
     split: str = "train"
     task: Literal["reason", "listing", "pointing", "finding"] = "reason"
     chain_style: Literal["none", "short", "medium", "long"] | None = None
     level: Literal["easy", "medium", "hard"] | None = None
     brief: bool = False
     most_objects: int | None = None
-    examples: int | None = None
-    path: str | None = None
-    files: FilesConfig = field(default_factory=FilesConfig)
     given_until: str | None = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_trainable()
         if not 0 < self.weight < float("inf"):
             raise InputError(f"data: weight must be positive, got {self.weight}")
         if self.given_until == "":
             raise InputError("data: given_until is empty; give a phrase, or leave it out")
-        check_dataset(self.name, self.path, self.files)
-        _at_least_one(self, "examples")
 
 
 @dataclass(frozen=True)

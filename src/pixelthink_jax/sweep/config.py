@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pixelthink_jax.config import from_tree, laid_over, read_tree
+from pixelthink_jax.data.config import REPORTING_SPLITS, DatasetConfig
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import REPORTING_SPLITS, EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.grpo.config import TrainConfig
 
 
@@ -55,9 +56,9 @@ class SweepConfig:
     base: str
     arms: dict[str, ArmConfig]
     seeds: tuple[int, ...] = (0, 1, 2)
-    tune: EvalDataConfig = field(default_factory=lambda: EvalDataConfig(split="tuning", examples=200))
-    report: dict[str, EvalDataConfig] = field(
-        default_factory=lambda: {"test": EvalDataConfig(split="test"), "ood": EvalDataConfig(split="ood")}
+    tune: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="tuning", examples=200))
+    report: dict[str, DatasetConfig] = field(
+        default_factory=lambda: {"test": DatasetConfig(split="test"), "ood": DatasetConfig(split="ood")}
     )
     generation: Generation = field(default_factory=Generation)
     segmenter: str = "sam2-tiny-shapes"
@@ -97,5 +98,5 @@ class SweepConfig:
         )
 
 
-def _same(a: EvalDataConfig, b: EvalDataConfig) -> bool:
+def _same(a: DatasetConfig, b: DatasetConfig) -> bool:
     return (a.name, a.split, a.path) == (b.name, b.split, b.path)

@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.evaluation.comparison import compare
-from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
+from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.evaluation.rows import Row
 from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
@@ -148,7 +149,7 @@ def _rows(
     policy: Policy,
     generation: Generation,
     name: str,
-    data: EvalDataConfig,
+    data: DatasetConfig,
     folder: Path,
 ) -> list[Row]:
     """One row a question, from the file where it is there."""

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pixelthink_jax.config import from_tree
-from pixelthink_jax.data.config import FilesConfig
+from pixelthink_jax.data.config import DatasetConfig, FilesConfig
 from pixelthink_jax.data.inspection import inspect_path
 from pixelthink_jax.data.masks import pack_mask
 from pixelthink_jax.data.sources import open_files, open_source
@@ -21,10 +21,10 @@ from pixelthink_jax.data.sources.plain_pickle import read_plain_pickle
 from pixelthink_jax.data.sources.reasonseg import draw_shapes
 from pixelthink_jax.data.targets import mask_box
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.config import EvalDataConfig
 from pixelthink_jax.evaluation.metrics import mask_iou
 from pixelthink_jax.evaluation.scoring import true_box
 from pixelthink_jax.grpo.config import TrainConfig
+from pixelthink_jax.judge.config import AnnotateConfig
 from pixelthink_jax.sft.config import SftConfig
 from tests.data.sources.genuine import (
     SOLUTION,
@@ -295,14 +295,29 @@ def test_reasonseg_diff_with_names_of_its_own(tmp_path):
 
 def test_every_kind_of_config_can_name_them():
     tree = {"name": "reasonseg", "path": "DIR", "split": "val", "files": {"texts": "all"}}
-    assert from_tree(EvalDataConfig, tree).files == FilesConfig(texts="all")
-    assert from_tree(TrainConfig, {"out": "o", "data": tree}).data.name == "reasonseg"
-    sft = from_tree(
-        SftConfig, {"out": "o", "policy": "p", "stages": [{"name": "s", "steps": 1, "data": [tree]}]}
-    )
-    assert sft.stages[0].data[0].files.texts == "all"
+    assert from_tree(DatasetConfig, tree).files == FilesConfig(texts="all")
+    trained = tree | {"split": "train"}
+    sft = {"out": "o", "policy": "p", "stages": [{"name": "s", "steps": 1, "data": [trained]}]}
+    assert from_tree(TrainConfig, {"out": "o", "data": trained}).data.name == "reasonseg"
+    assert from_tree(SftConfig, sft).stages[0].data[0].files.texts == "all"
+    assert from_tree(AnnotateConfig, {"data": trained}).data == from_tree(DatasetConfig, trained)
     for wrong, says in (({"path": None}, "needs a path"), ({"name": "reasonseg_diff"}, "files.annotations")):
-        refuses(says, lambda wrong=wrong: from_tree(EvalDataConfig, tree | wrong))
+        refuses(says, lambda wrong=wrong: from_tree(DatasetConfig, tree | wrong))
+    for name, split in (
+        ("reasonseg", "val"),
+        ("refcoco", "testB"),
+        ("grefcoco", "val"),
+        ("array_record", "test"),
+    ):
+        held_out, says = tree | {"name": name, "split": split}, f"{name}, split {split}, only reports"
+        grpo = {"out": "o", "data": held_out}
+        refuses(says, lambda grpo=grpo: from_tree(TrainConfig, grpo), "train on another")
+        sft["stages"][0]["data"] = [held_out]
+        refuses(says, lambda: from_tree(SftConfig, sft))
+    own = {"name": "own", "path": "rows.jsonl"}
+    assert (
+        from_tree(TrainConfig, {"out": "o", "data": own}).data.split == "test"
+    )  # of one's own nothing is known
     refuses("'coco': expected", lambda: open_files("coco", "DIR", "val", FilesConfig()))
 
 
