@@ -59,6 +59,7 @@ def test_what_the_command_says(built, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "val: 5 rows read, published: 200; 2 broken and left out" in printed
     assert "d.json: it has no polygons" in printed
+    assert printed.startswith("built ")  # and no line of the library that builds
     assert cli.main([*flags, "--out", str(out)]) == 2
     assert "already exists" in capsys.readouterr().err
     for wrong, says in (

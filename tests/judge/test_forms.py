@@ -21,6 +21,7 @@ from pixelthink_jax.judge.prompts import (
     target_note,
 )
 from pixelthink_jax.judge.protocol import BadAnswer, Reply, Request
+from pixelthink_jax.judge.sizes import input_tokens, longest_tokens
 from pixelthink_jax.types import Example
 
 GOOD = {"scene_complexity": 1, "segmentation_challenge": 10, "linguistic_ambiguity": 5.5}
@@ -128,6 +129,11 @@ def test_the_pace_is_common_and_can_be_held():
     pace.hold(5.0)
     assert [pace.reserve(), pace.reserve()] == [5.0, 6.0]
     assert [Pace(None).reserve() for _ in range(3)] == [0.0] * 3
+    now[0] = 0.0
+    tokens = Pace(60, 600, clock=lambda: now[0])
+    assert [tokens.reserve(20), tokens.reserve(5), tokens.reserve(0)] == [0.0, 2.0, 3.0]
+    request = Request(difficulty_form(100), "four" * 5, np.zeros((56, 280, 3), np.uint8))
+    assert (input_tokens(request, None), longest_tokens(request, 140)) == (20 + 5, 5 + 5 + 100)
 
 
 @pytest.mark.parametrize(

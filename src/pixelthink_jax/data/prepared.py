@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pixelthink_jax.data.building import write_dataset
 from pixelthink_jax.data.masks import pack_mask, unpack_mask
 from pixelthink_jax.data.pipeline import ExampleSource, FileSource
 from pixelthink_jax.data.rows import png_bytes
@@ -66,18 +67,12 @@ def build_dataset(
     Raises:
         InputError: The folder already holds the dataset, or a split has no row that can be read.
     """
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
     broken: dict[str, list[str]] = {split: [] for split in sources}
     plain = name.replace("+", "_plus")
     builder = _builder_class(plain)(
         sources, broken, on_progress, data_dir=str(out_dir), file_format="array_record"
     )
-    folder = Path(builder.data_dir)
-    if folder.exists():
-        raise InputError(f"{folder} already exists: remove it or choose another output folder")
-    builder.download_and_prepare()
+    folder = write_dataset(builder)
     (folder / BROKEN_ROWS).write_text(json.dumps(broken, indent=1, ensure_ascii=False), encoding="utf-8")
     return Built(folder, {s: builder.info.splits[s].num_examples for s in sources}, broken)
 

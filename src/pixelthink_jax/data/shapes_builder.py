@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from pixelthink_jax.data.building import write_dataset
 from pixelthink_jax.data.shapes.world import ShapeReason, metadata_text
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.types import Example
@@ -53,10 +54,7 @@ def build_shapereason(out_dir: str | Path, sizes: Mapping[str, int] | None = Non
                 f"split {split!r} of {size} rows: expected 1 to {len(sources[split])}; change its size"
             )
     builder = _builder_class()(sources, sizes, data_dir=str(out_dir), file_format="array_record")
-    if Path(builder.data_dir).exists():
-        raise InputError(f"{builder.data_dir} already exists: remove it or choose another output folder")
-    builder.download_and_prepare()
-    return Path(builder.data_dir)
+    return write_dataset(builder)
 
 
 def read_shapereason(folder: str | Path, split: str) -> "StoredShapeReason":

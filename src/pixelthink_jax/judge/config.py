@@ -29,6 +29,8 @@ class EndpointConfig:
         max_image_side: Larger images are made smaller to this, in pixels.
         workers: Requests under way at once.
         requests_per_minute: Starts of requests, of all workers together; None sets no limit.
+        tokens_per_minute: Tokens of all workers together, each request counted as vendors do, with its longest answer (its
+            input as `--estimate` counts it); None sets no limit.
         timeout_s: Seconds without a byte from the server after which a try is given up.
         retries: Further tries after a busy server (429), its error (5xx), a cut connection or an unreadable reply.
         first_wait_s: Seconds before the first further try; each wait is twice the last one, a random half of it less.
@@ -48,6 +50,7 @@ class EndpointConfig:
     max_image_side: int = 1024
     workers: int = 8
     requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     timeout_s: float = 120.0
     retries: int = 6
     first_wait_s: float = 1.0
@@ -76,7 +79,7 @@ class EndpointConfig:
             output_price=self.output_price,
             temperature=self.temperature,
         )
-        for name in ("requests_per_minute", "timeout_s"):
+        for name in ("requests_per_minute", "tokens_per_minute", "timeout_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"backend.{name} must be a positive number, got {value}")

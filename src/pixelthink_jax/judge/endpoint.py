@@ -24,6 +24,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.judge.config import EndpointConfig, is_this_machine
 from pixelthink_jax.judge.pacing import Pace, backoff, retry_after
 from pixelthink_jax.judge.protocol import Failure, Reply, Request
+from pixelthink_jax.judge.sizes import fit_image, longest_tokens
 
 _JPEG_QUALITY = 95
 # Tries at an address that has never answered: more of them would only delay the news.
@@ -46,7 +47,7 @@ class Endpoint:
         self._key = _read_key(config)
         self._openai = _import_openai()
         self._client = _client(self._openai, config, self._key)
-        self._pace = Pace(config.requests_per_minute)
+        self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
         self._stopped = threading.Event()
         self._answered, self._reason = False, ""
         self.workers = config.workers
@@ -68,10 +69,10 @@ class Endpoint:
         self._client.close()
 
     def _reply(self, request: Request) -> Reply | Failure:
-        settings = self._settings(request)
+        settings, tokens = self._settings(request), longest_tokens(request, self._config.max_image_side)
         problem = "never asked"
         for attempt in range(self._config.retries + 1):
-            self._wait(self._pace.reserve())
+            self._wait(self._pace.reserve(tokens))
             outcome = self._try(settings)
             if isinstance(outcome, _Reading):
                 return outcome.reply(retries=attempt)
@@ -190,17 +191,6 @@ class _Reading:
 
     def reply(self, *, retries: int) -> Reply:
         return Reply(self._text, *self._tokens, truncated=self._truncated, retries=retries)
-
-
-def fit_image(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> tuple[int, int]:
-    """Width and height at which an image is sent: its own, or the longer side shortened to `max_side`.
-
-    >>> fit_image(np.zeros((500, 2000, 3), np.uint8), 1000)
-    (1000, 250)
-    """
-    height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(height, width))
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _data_url(image: UInt8[np.ndarray, "H W 3"], max_side: int) -> str:

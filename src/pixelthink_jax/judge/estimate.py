@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixelthink_jax.judge.config import EndpointConfig, LocalConfig
-from pixelthink_jax.judge.endpoint import fit_image
 from pixelthink_jax.judge.protocol import Request
-
-_PIXELS_PER_TOKEN_SIDE = 28
-_CHARACTERS_PER_TOKEN = 4
+from pixelthink_jax.judge.sizes import input_tokens
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def estimate_requests(
     requests = [request for sample in samples for request in sample]
     scale = rows / len(samples) if samples else 0.0
     max_side = backend.max_image_side if isinstance(backend, EndpointConfig) else None
-    tokens = math.ceil(scale * sum(_input_tokens(request, max_side) for request in requests))
+    tokens = math.ceil(scale * sum(input_tokens(request, max_side) for request in requests))
     longest = math.ceil(scale * sum(request.form.max_tokens for request in requests))
     currency = backend.currency if isinstance(backend, EndpointConfig) else ""
     return Estimate(
@@ -77,11 +74,3 @@ def cost_of(input_tokens: int, output_tokens: int, backend: EndpointConfig | Loc
     if isinstance(backend, LocalConfig) or backend.input_price is None or backend.output_price is None:
         return None
     return round((input_tokens * backend.input_price + output_tokens * backend.output_price) / 1e6, 6)
-
-
-def _input_tokens(request: Request, max_side: int | None) -> int:
-    height, width = request.image.shape[:2]
-    if max_side is not None:
-        width, height = fit_image(request.image, max_side)
-    image = math.ceil(width / _PIXELS_PER_TOKEN_SIDE) * math.ceil(height / _PIXELS_PER_TOKEN_SIDE)
-    return image + math.ceil(len(request.prompt) / _CHARACTERS_PER_TOKEN)

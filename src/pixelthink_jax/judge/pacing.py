@@ -9,18 +9,25 @@ from collections.abc import Callable, Mapping
 class Pace:
     """Spaces the starts of requests, and holds all workers back when the server says that it is busy."""
 
-    def __init__(self, per_minute: float | None, *, clock: Callable[[], float] = time.monotonic):
-        """Starts at once; None sets no pace."""
+    def __init__(
+        self,
+        per_minute: float | None,
+        tokens_per_minute: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Starts at once; None sets no pace of requests, or of their tokens."""
         self._gap = 0.0 if per_minute is None else 60.0 / per_minute
+        self._token_gap = 0.0 if tokens_per_minute is None else 60.0 / tokens_per_minute
         self._clock, self._lock = clock, threading.Lock()
         self._next = clock()
 
-    def reserve(self) -> float:
-        """Takes the next place and returns the seconds until it."""
+    def reserve(self, tokens: int = 0) -> float:
+        """Takes the next place and returns the seconds until it; many tokens keep the place after it waiting longer."""
         with self._lock:
             now = self._clock()
             start = max(now, self._next)
-            self._next = start + self._gap
+            self._next = start + max(self._gap, tokens * self._token_gap)
             return start - now
 
     def hold(self, seconds: float) -> None:
