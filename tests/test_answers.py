@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixelthink_jax.answers import (
+    boxes_failure,
+    objects_reading,
     parse_completion,
     parse_solution,
     strict_reading,
@@ -233,6 +235,33 @@ def test_usable_targets_of_a_list():
     assert answer.points_xy == ((5, 6), (5, 6))
 
 
+FENCED = '```json\n[\n  {"bbox_2d": [9, 2, 3, 4], "label": "a cup"},\n  {"bbox_2d": [5, 6, 7, 8], "label": "b"}\n]\n```'
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "failure"),
+    [
+        (FENCED, [(3, 2, 9, 4), (5, 6, 7, 8)], None),
+        (FENCED.removeprefix("```json").removesuffix("```"), [(3, 2, 9, 4), (5, 6, 7, 8)], None),
+        (f"Here it is:\n{FENCED}", [(3, 2, 9, 4), (5, 6, 7, 8)], "invalid_json"),
+        (FENCED[:-30], [(3, 2, 9, 4)], "invalid_json"),  # cut at the token limit
+        ('{"bbox_2d": [1, 2, 3, 4], "label": "x"}', [(1, 2, 3, 4)], "not_a_list"),
+        ('[{"bbox_2d": [1, 2, 3], "label": "x"}]', [], "object_values"),
+        ("[[1, 2, 3, 4]]", [], "object_values"),
+        ("```json\n[]\n```", [], None),
+        ("There is no cup.", [], "invalid_json"),
+    ],
+)
+def test_boxes_of_an_untuned_model(text, boxes, failure):
+    parsed = parse_completion(text)
+    targets, _ = usable_targets(parsed, answer_format="qwen_vl_json")
+    assert [target.box_xyxy for target in targets] == boxes
+    assert all(target.points_xy == () for target in targets)
+    assert boxes_failure(parsed) == failure
+    answer, _ = usable_answer(parsed, answer_format="qwen_vl_json")
+    assert answer is None if not boxes else (answer.box_xyxy, answer.points_xy) == (boxes[0], ())
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -296,8 +325,10 @@ def read_every_way(text):
     strict_reading(parsed)
     for protocol in ("seg_zero", "seg_zero_multi", "vision_reasoner"):
         tolerant_reading(parsed, protocol=protocol)
-    for answer_format in ("pixelthink_json", "vision_reasoner_json"):
+    for answer_format in ("pixelthink_json", "vision_reasoner_json", "qwen_vl_json"):
         usable_answer(parsed, answer_format=answer_format)
+    boxes_failure(parsed)
+    objects_reading(parsed)
 
 
 any_json = st.recursive(

@@ -88,10 +88,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class Answer:
-    """One box and two points, in the frame named by whoever holds the record."""
+    """One box and two points, in the frame named by whoever holds the record; no points where a box is all there is."""
 
     box_xyxy: Box
-    points_xy: tuple[Point, Point]
+    points_xy: tuple[Point, ...]
 
 
 @dataclass(frozen=True)

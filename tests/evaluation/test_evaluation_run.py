@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation import run
-from pixelthink_jax.evaluation.config import EvalConfig, Generation
+from pixelthink_jax.evaluation.config import EvalConfig, Generation, RScoreConfig
 from pixelthink_jax.evaluation.details import details_of
 from pixelthink_jax.evaluation.evaluation_page import evaluation_page, example_cards
+from pixelthink_jax.evaluation.judging import reference_of
 from pixelthink_jax.evaluation.protocols import PROTOCOLS
 from pixelthink_jax.evaluation.published import published
 from pixelthink_jax.evaluation.resume import StyleFiles
@@ -22,9 +24,11 @@ from pixelthink_jax.evaluation.run import evaluate
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.runs_page import runs_page
 from pixelthink_jax.evaluation.saved_runs import read_runs
+from pixelthink_jax.judge.config import EndpointConfig
 from pixelthink_jax.types import Example
 from tests.evaluation.test_report import HOSTILE, Reader
 from tests.evaluation.tiny import BoxSegmenter, scripted_policy, tiny_policy, tiny_segmenter
+from tests.judge.server import Act, Server, prompt_of
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +208,49 @@ def test_no_text_of_a_model_or_a_dataset_is_markup(finished, tmp_path):
         ]
         assert "<script>alert(1)</script>" in read.text
         page.encode("utf-8")
+
+
+def test_a_model_judges_the_thoughts_and_is_paid_once(models, finished, tmp_path):
+    """RScore over a server, from rows that are there: replies are kept, failures counted, leave is asked for."""
+    out = tmp_path / "judged"
+    shutil.copytree(finished[0], out)
+    policy_rows = untimed(read_rows(out / "rows_free.jsonl"))
+
+    def asked(base_url: str, **changes) -> EvalConfig:
+        backend = EndpointConfig(base_url=base_url, model="m", first_wait_s=0.01, retries=0, **changes)
+        return config(models, out, judge=None, rscore=RScoreConfig(backend, attempts=2))
+
+    def about(index: int) -> str:
+        return f"Question: {policy_rows[index].query}\n"
+
+    with pytest.raises(InputError, match="would be sent to https://vendor.com/v1; confirm it"):
+        evaluate(asked("https://vendor.com/v1"))
+    with pytest.raises(InputError, match="it never answered"):
+        evaluate(asked("http://127.0.0.1:9/v1"))
+    assert len(read_rows(out / "rows_free.jsonl")) == 5  # what was computed is kept
+    with Server() as server:
+        server.script = lambda request: Act(content="?") if about(1) in prompt_of(request) else None
+        table = evaluate(asked(server.url, input_price=1.0, output_price=2.0))
+        found = [row.reasoning and row.reasoning["score"] for row in table.rows["free"]]
+        assert found == [0.8, None, 0.8, None, 0.8]  # the fourth example has no chain to be held against
+        assert table.rows["free"][0].reasoning["completeness"] == 0.9
+        assert (
+            f"Reference reasoning: {reference_of(open_source('shapereason', split='test')[0], 'long')}"
+            in prompt_of(next(request for request in server.seen if about(0) in prompt_of(request)))
+        )
+        judging = json.loads((out / "summary.json").read_text())["details"]["free"]["judging"]
+        assert (judging["judged"], sum(judging["failed"].values()), judging["usage"]["calls"]) == (3, 2, 5)
+        assert judging["cost"] == pytest.approx(5 * (100 + 2 * 20) / 1e6)
+        details = details_of(table.rows["free"], size_billions=1.0)
+        assert details.measures["all"].reasoning["score"].value == pytest.approx(0.8)
+        server.script = lambda request: None
+        again = evaluate(asked(server.url))
+        assert len(server.seen) == 5 + 1 and sum(row.reasoning is not None for row in again.rows["free"]) == 4
+        assert untimed([dataclasses.replace(row, reasoning=None) for row in again.rows["free"]]) == [
+            dataclasses.replace(row, reasoning=None) for row in policy_rows
+        ]
+        assert evaluate(asked(server.url)).rows == again.rows and len(server.seen) == 6
+    assert "m at http://127.0.0.1" in (out / "report.html").read_text()
 
 
 def test_what_is_chosen_on_a_split_is_not_reported_on_it():

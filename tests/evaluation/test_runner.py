@@ -10,16 +10,17 @@ from pixelthink_jax.answers import parse_solution
 from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.shapes import STYLES, ShapeReason
 from pixelthink_jax.data.sources import FirstExamples, open_source
-from pixelthink_jax.data.targets import completion_text
+from pixelthink_jax.data.targets import completion_text, mask_box
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalConfig, Generation
+from pixelthink_jax.evaluation.evaluation_page import example_cards
 from pixelthink_jax.evaluation.length_table import forced_length_table, headline, style_prefix
 from pixelthink_jax.evaluation.measures import level_measures
 from pixelthink_jax.evaluation.protocols import PROTOCOLS
 from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import summarise
-from pixelthink_jax.processing.policy_format import PolicyFormat
+from pixelthink_jax.processing.policy_format import FORMATS, PolicyFormat
 from tests.data.sources.genuine import write_grefcoco
 from tests.evaluation.tiny import BoxSegmenter, scripted_policy, tiny_policy
 
@@ -131,6 +132,28 @@ def test_several_objects_are_drawn_together():
     [row] = evaluate_policy(policy, FirstExamples(SOURCE, 1), segmenter=BoxSegmenter())
     height, width = IMAGES[0].shape[:2]
     assert row.valid and row.union == height * width and row.intersection == SOURCE[0].mask.sum()
+
+
+def test_an_untuned_model_gives_boxes_in_pixels_of_the_image_it_sees():
+    """The zero-shot baseline: its own frame is that of the resized picture, and masks are drawn from boxes alone."""
+    source = FirstExamples(SOURCE, 2)
+    policy = scripted_policy(lambda image: json.dumps(own_boxes(image)), format=FORMATS["qwen_vl"])
+
+    def own_boxes(image):
+        height, width = policy.processor.resize(image).shape[:2]
+        x1, y1, x2, y2 = mask_box(SOURCE[place(image)].mask == 1)
+        fx, fy = width / image.shape[1], height / image.shape[0]
+        whole = [x1 * fx, y1 * fy, (x2 + 1) * fx, (y2 + 1) * fy]
+        return [{"bbox_2d": whole, "label": "it"}, {"bbox_2d": whole[:3], "label": "broken"}]
+
+    segmenter = BoxSegmenter()
+    rows = evaluate_policy(policy, source, segmenter=segmenter, protocol=PROTOCOLS["zero_shot"])
+    assert all(row.box_correct and row.points_xy == [[]] and not row.points_in_box for row in rows)
+    assert all(row.failure == "object_values" and row.thinking_tokens == 0 for row in rows)
+    assert example_cards(rows, source)  # a page pictures a box without points
+    nothing = scripted_policy(lambda image: "```json\n[]\n```", format=FORMATS["qwen_vl"])
+    [row] = evaluate_policy(nothing, FirstExamples(SOURCE, 1), segmenter=segmenter)
+    assert row.answer_error is None and row.valid and row.mask_iou == 0.0
 
 
 @pytest.mark.parametrize("protocol", ["gres", "pixelthink", "vision_reasoner"])

@@ -5,10 +5,16 @@ import json
 import pytest
 
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.processing.policy_format import PolicyFormat, ResizePolicy, frame_size, published_format
+from pixelthink_jax.processing.policy_format import (
+    FORMATS,
+    PolicyFormat,
+    ResizePolicy,
+    frame_size,
+    published_format,
+)
 from pixelthink_jax.processing.prompts import PromptTemplate, prompt_template
 
-FORMATS = [
+KEPT = [
     PolicyFormat(),
     PolicyFormat(coordinate_frame="rel1000", resize=ResizePolicy(kind="smart", size=None, max_pixels=500)),
     PolicyFormat(
@@ -21,7 +27,7 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize("policy_format", FORMATS)
+@pytest.mark.parametrize("policy_format", KEPT)
 def test_save_and_read(policy_format, tmp_path):
     policy_format.save(tmp_path)
     assert PolicyFormat.from_pretrained(tmp_path) == policy_format
@@ -97,6 +103,14 @@ def test_published_models_are_found_by_name_config_and_folder(tmp_path):
 def test_the_base_a_policy_was_tuned_from_does_not_decide_its_format(tmp_path):
     (tmp_path / "config.json").write_text('{"_name_or_path": "Qwen/Qwen2.5-VL-7B-Instruct"}')
     assert PolicyFormat.from_pretrained(tmp_path) == PolicyFormat()
+
+
+def test_formats_that_are_asked_for_by_name_survive_a_folder(tmp_path):
+    for name, format in FORMATS.items():
+        assert format.prompt.name == name
+        format.save(tmp_path)
+        assert PolicyFormat.from_pretrained(tmp_path) == format
+    assert FORMATS["qwen_vl"].resize.kind == "smart" and FORMATS["qwen_vl"].coordinate_frame == "model_pixels"
 
 
 def test_an_unknown_folder_is_read_as_the_released_policy(tmp_path):

@@ -30,6 +30,11 @@ def test_vision_reasoner_strips_more():
     assert text.endswith('{"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]</answer>')
 
 
+def test_an_untuned_model_is_asked_in_its_own_words():
+    text = user_text(prompt_template("qwen_vl"), "The cup.")
+    assert text == '<image>Locate "the cup", report the bboxes coordinates in JSON format.'
+
+
 def test_a_question_with_braces_is_not_a_format_string():
     assert user_text(prompt_template("plain"), "{0} {Answer}") == "<image>Please find '{0} {answer}'."
 

@@ -16,7 +16,14 @@ from pixelthink_jax.answers.objects import (
 from pixelthink_jax.answers.parsing import FailureCause, ParsedCompletion, parse_completion
 from pixelthink_jax.answers.strict import StrictReading, parse_solution, strict_reading
 from pixelthink_jax.answers.tolerant import Protocol, Target, TolerantReading, tolerant_reading
-from pixelthink_jax.answers.usable import AnswerFormat, usable_answer, usable_targets
+from pixelthink_jax.answers.usable import (
+    AnswerFormat,
+    boxes_failure,
+    listed_boxes,
+    two_points,
+    usable_answer,
+    usable_targets,
+)
 
 __all__ = [
     "AnswerFormat",
@@ -27,7 +34,9 @@ __all__ = [
     "StrictReading",
     "Target",
     "TolerantReading",
+    "boxes_failure",
     "enclosing_box",
+    "listed_boxes",
     "objects_reading",
     "parse_completion",
     "parse_objects",
@@ -35,6 +44,7 @@ __all__ = [
     "solution_box",
     "strict_reading",
     "tolerant_reading",
+    "two_points",
     "usable_answer",
     "usable_targets",
 ]

@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Literal
 
-from pixelthink_jax.answers.parsing import VALUE_ERRORS, ParsedCompletion, bounded, brace_spans, load_json
+from pixelthink_jax.answers.parsing import (
+    VALUE_ERRORS,
+    FailureCause,
+    ParsedCompletion,
+    bounded,
+    brace_spans,
+    load_json,
+)
 from pixelthink_jax.answers.tolerant import Target
-from pixelthink_jax.types import Answer
+from pixelthink_jax.types import Answer, Point
 
-AnswerFormat = Literal["pixelthink_json", "vision_reasoner_json"]
+AnswerFormat = Literal["pixelthink_json", "vision_reasoner_json", "qwen_vl_json"]
 
 # A text with more `{...}` than this is degenerate; the rest is not read.
 _MOST_RECORDS = 256
@@ -21,11 +28,11 @@ def usable_targets(
 
     JSON is looked for inside `<answer>`, then after the thought, then anywhere; single quotes are accepted. A
     box needs four finite numbers under a key containing "bbox", and one or two points under keys containing
-    "point"; corners in the wrong order are swapped.
+    "point", which `qwen_vl_json` does without; corners in the wrong order are swapped.
 
     Args:
         parsed: The completion.
-        answer_format: `pixelthink_json` takes the first object, `vision_reasoner_json` all of them.
+        answer_format: `pixelthink_json` takes the first object, the others all of them.
 
     Returns:
         The objects in the policy's frame and None, or no objects and one line of explanation.
@@ -34,10 +41,10 @@ def usable_targets(
     error = "the completion holds no JSON object"
     for place in places:
         records = _records(place or "")
-        found = [_usable_target(record) for record in records]
+        found = [_usable_target(record, points_needed=answer_format != "qwen_vl_json") for record in records]
         targets = tuple(t for t in found if isinstance(t, Target))
         if targets:
-            return (targets if answer_format == "vision_reasoner_json" else targets[:1]), None
+            return (targets[:1] if answer_format == "pixelthink_json" else targets), None
         error = next((t for t in found if isinstance(t, str)), error)
     return (), error
 
@@ -45,7 +52,7 @@ def usable_targets(
 def usable_answer(
     parsed: ParsedCompletion, *, answer_format: AnswerFormat = "pixelthink_json"
 ) -> tuple[Answer | None, str | None]:
-    """The first usable object as one box and two points, or why there is none.
+    """The first usable object as a box and its points, or why there is none.
 
     An object with one point has it repeated. See `usable_targets` for what is accepted.
 
@@ -59,8 +66,41 @@ def usable_answer(
     targets, error = usable_targets(parsed, answer_format=answer_format)
     if not targets:
         return None, error
-    points = targets[0].points_xy
-    return Answer(box_xyxy=targets[0].box_xyxy, points_xy=(points[0], points[-1])), None
+    return Answer(targets[0].box_xyxy, two_points(targets[0].points_xy)), None
+
+
+def two_points(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The first and the last point, which may be one; none where there are none.
+
+    >>> two_points(((1.0, 2.0),)), two_points(())
+    (((1.0, 2.0), (1.0, 2.0)), ())
+    """
+    return (points[0], points[-1]) if points else ()
+
+
+def boxes_failure(parsed: ParsedCompletion) -> FailureCause | None:
+    r"""Why a completion is not what an untuned Qwen2.5-VL is asked for, a JSON list of boxes in a fence or bare.
+
+    >>> from pixelthink_jax.answers import parse_completion
+    >>> boxes_failure(parse_completion('```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "cup"}]\n```'))
+    >>> boxes_failure(parse_completion("It is on the left."))
+    'invalid_json'
+    """
+    items = listed_boxes(parsed)
+    if items is None:
+        return "invalid_json"
+    if not isinstance(items, list):
+        return "not_a_list"
+    boxes = (item.get("bbox_2d") if isinstance(item, dict) else None for item in items)
+    return None if all(_finite_numbers(box, 4) is not None for box in boxes) else "object_values"
+
+
+def listed_boxes(parsed: ParsedCompletion) -> Any:
+    """The JSON of a completion that is nothing else, without its fence; None where it is none."""
+    text = parsed.text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
+    return load_json(text)
 
 
 def _records(text: str) -> list[Mapping[str, Any]]:
@@ -82,7 +122,7 @@ def _records(text: str) -> list[Mapping[str, Any]]:
     return records
 
 
-def _usable_target(record: Mapping[str, Any]) -> Target | str:
+def _usable_target(record: Mapping[str, Any], *, points_needed: bool) -> Target | str:
     """A target, or one line that says what is missing."""
     box_key = next((key for key in record if "bbox" in key.lower()), None)
     if box_key is None:
@@ -92,7 +132,7 @@ def _usable_target(record: Mapping[str, Any]) -> Target | str:
         return "the box of the answer is not four numbers"
     point_keys = [key for key in record if "point" in key.lower()][:2]
     points = [_finite_numbers(record[key], 2) for key in point_keys]
-    if not points:
+    if not points and points_needed:
         return "the answer has no points"
     if any(point is None for point in points):
         return "a point of the answer is not two numbers"

@@ -1,9 +1,7 @@
 """`pixelthink annotate`: difficulty scores and reference chains for a dataset, written by a large model."""
 
 import contextlib
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import tyro
 
@@ -11,9 +9,6 @@ from pixelthink_jax.commands import config_path, settings_of
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.judge.config import AnnotateConfig
-
-if TYPE_CHECKING:
-    from pixelthink_jax.judge.annotate import Plan
 
 
 @tyro.conf.configure(tyro.conf.AvoidSubcommands)
@@ -43,6 +38,7 @@ def defaults(argv: list[str]) -> Args:
 
 def main(args: Args) -> int:
     """Estimates, asks for leave where images would go elsewhere, and annotates; 1 if rows failed."""
+    from pixelthink_jax.commands._leave import agrees
     from pixelthink_jax.commands._progress import progress_bar
     from pixelthink_jax.judge.annotate import annotate, open_backend, plan_annotation
     from pixelthink_jax.segmentation import check_out_dir
@@ -55,7 +51,9 @@ def main(args: Args) -> int:
         return 0
     # Opened before anyone is asked anything: a missing key should not wait for an answer.
     backend = open_backend(config.backend)
-    confirmed = args.yes or plan.leaves_for is None or _agrees(plan)
+    confirmed = args.yes or plan.leaves_for is None
+    if not confirmed:
+        confirmed = agrees("annotate", len(plan.pending), plan.leaves_for or "", plan.estimate.text())
     with contextlib.closing(backend), progress_bar() as bar:
         task = bar.add_task("annotating", total=len(plan.pending), note="")
 
@@ -71,23 +69,3 @@ def main(args: Args) -> int:
         f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cost}; in {config.out}"
     )
     return int(summary.failed > 0)
-
-
-def _agrees(plan: "Plan") -> bool:
-    """Asks whether images may leave this machine; without somebody to ask, it takes `--yes`."""
-    rows, place = len(plan.pending), plan.leaves_for or ""
-    plainly = " (not encrypted)" if place.startswith("http:") else ""
-    if not sys.stdin.isatty():
-        raise InputError(
-            f"annotate: the images of {rows} rows would leave this machine for {place}{plainly}; add --yes to agree"
-        )
-    print(plan.estimate.text(), file=sys.stderr)
-    print(
-        f"The images of {rows} rows leave this machine for {place}{plainly}. Go on? [y/N] ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise InputError("annotate: not agreed, nothing was sent; add --yes to agree")
-    return True

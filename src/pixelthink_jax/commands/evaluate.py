@@ -1,18 +1,25 @@
 """`pixelthink evaluate`: a policy and a segmenter over a dataset, once for each chain style."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
 
 from pixelthink_jax.commands import config_path, settings_of
 from pixelthink_jax.config import load_config
 from pixelthink_jax.evaluation.config import EvalConfig
 
 
+@tyro.conf.configure(tyro.conf.AvoidSubcommands)
 @dataclass(frozen=True)
 class Args(EvalConfig):
     """Flags of `pixelthink evaluate`; they are laid over the settings of the file."""
 
     config: str | None = None
     """YAML file of settings (see configs/)."""
+    yes: bool = False
+    """Agree that images leave this machine to be judged, without being asked."""
 
 
 def defaults(argv: list[str]) -> Args:
@@ -30,14 +37,39 @@ def main(args: Args) -> None:
     from pixelthink_jax.evaluation.resume import bad_count
     from pixelthink_jax.evaluation.run import evaluate
 
+    config = EvalConfig(**settings_of(EvalConfig, args))
+    confirmed = args.yes or _agreed(config)
     with progress_bar() as bar:
         tasks = {style: bar.add_task(style, total=None, note="") for style in args.styles}
 
         def show(style: str, done: int, total: int) -> None:
             bar.update(tasks[style], completed=done, total=total)
 
-        table = evaluate(EvalConfig(**settings_of(EvalConfig, args)), on_progress=show)
+        table = evaluate(config, on_progress=show, confirmed=confirmed)
     print(table.markdown())
     for style, rows in table.rows.items():
         print(f"{style}, protocol {args.protocol}: {run_counts(rows, bad=bad_count(args.out, style)).line()}")
+        for line in _judging_lines(Path(args.out), style):
+            print(line)
     print(f"rows, summary.json, table.md and report.html are in {args.out}")
+
+
+def _agreed(config: EvalConfig) -> bool:
+    """Whether images may go to where they are judged; True where they stay."""
+    from pixelthink_jax.evaluation.judging import leaves_for
+
+    place = leaves_for(config)
+    if place is None:
+        return True
+    from pixelthink_jax.commands._leave import agrees
+    from pixelthink_jax.data.sources import open_source
+
+    rows = len(open_source(**vars(config.data)))
+    styles = len(config.styles)
+    return agrees("evaluate", rows, place, f"calls   at most {rows * styles:,}, one for each thought")
+
+
+def _judging_lines(out: Path, style: str) -> list[str]:
+    """What a model that judged says of itself; nothing where there was none."""
+    details = json.loads((out / "summary.json").read_text(encoding="utf-8"))["details"][style]
+    return [details["judging"]["line"]] if "judging" in details else []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pixelthink_jax import __version__
-from pixelthink_jax.answers import parse_completion
+from pixelthink_jax.answers import parse_completion, two_points
 from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation import report, report_tables
@@ -76,10 +76,24 @@ def about_run(about: Mapping[str, Any]) -> Html:
         ("segmenter", about["segmenter"] or "none: boxes only"),
         ("questions", f"{split} (this split {role}; {said})"),
         ("protocol", f"{protocol.name}: {protocol.about}"),
-        ("judge of the thoughts", about.get("judge") or "none"),
+        ("judge of the thoughts", judge_name(about)),
         ("version", f"pixelthink_jax {__version__}"),
     ]
     return table(["", ""], facts)
+
+
+def judge_name(about: Mapping[str, Any]) -> str:
+    """Who judged the thoughts, as reports say it.
+
+    >>> judge_name({"rscore": {"backend": {"model": "m", "base_url": "http://localhost"}, "reference": "long"}})
+    'm at http://localhost, against the long reference chains; the form is ours'
+    """
+    asked = about.get("rscore")
+    if not asked:
+        return about.get("judge") or "none"
+    backend = asked["backend"]
+    who = backend["policy"] if "policy" in backend else f"{backend['model']} at {backend['base_url']}"
+    return f"{who}, against the {asked['reference']} reference chains; the form is ours"
 
 
 def accuracy_plot(details: Mapping[str, Details], key: str | None = None) -> Html:
@@ -135,8 +149,8 @@ def answer_of(row: Row, image: np.ndarray) -> Segmentation:
     answer = None
     if row.boxes_xyxy:
         x1, y1, x2, y2 = row.boxes_xyxy[0]
-        (ax, ay), (bx, by) = row.points_xy[0][0], row.points_xy[-1][-1]
-        answer = Answer((x1, y1, x2, y2), ((ax, ay), (bx, by)))
+        points = tuple((x, y) for of_object in row.points_xy for x, y in of_object)
+        answer = Answer((x1, y1, x2, y2), two_points(points))
     tokens = np.zeros(row.completion_tokens, np.int32)
     finish = "length" if row.finish_reason == "length" else "stop"
     return Segmentation(

@@ -232,8 +232,8 @@ def _bar(estimate: Estimate, end: float) -> Html:
 def _scaled(answer: Answer, scale: tuple[float, float]) -> Answer:
     fx, fy = scale
     x1, y1, x2, y2 = answer.box_xyxy
-    (ax, ay), (bx, by) = answer.points_xy
-    return Answer((x1 * fx, y1 * fy, x2 * fx, y2 * fy), ((ax * fx, ay * fy), (bx * fx, by * fy)))
+    points = tuple((x * fx, y * fy) for x, y in answer.points_xy)
+    return Answer((x1 * fx, y1 * fy, x2 * fx, y2 * fy), points)
 
 
 def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -22,7 +22,18 @@ from pixelthink_jax.evaluation.runner import BadExample
 
 _NAME = "evaluation.json"
 # Settings that change no row: what is asked of the rows afterwards, and which of them are there.
-_FREE = ("out", "styles", "judge", "size_billions", "role", "chosen_on", "published", "seed", "bad_rows")
+_FREE = (
+    "out",
+    "styles",
+    "judge",
+    "rscore",
+    "size_billions",
+    "role",
+    "chosen_on",
+    "published",
+    "seed",
+    "bad_rows",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,17 +14,19 @@ from pixelthink_jax.evaluation.config import EvalConfig, Style
 from pixelthink_jax.evaluation.details import Details, details_of
 from pixelthink_jax.evaluation.efficiency import mean_gflops
 from pixelthink_jax.evaluation.evaluation_page import evaluation_page
+from pixelthink_jax.evaluation.judging import check_leave, judged_rows
 from pixelthink_jax.evaluation.length_table import LengthTable, StyleProgress, style_prefix
 from pixelthink_jax.evaluation.protocols import evaluation_protocol
 from pixelthink_jax.evaluation.resume import StyleFiles, claim_folder
 from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
-from pixelthink_jax.evaluation.shapereason_judge import judge_rows
 from pixelthink_jax.segmentation import check_out_dir, default_folder, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
 
 
-def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) -> LengthTable:
+def evaluate(
+    config: EvalConfig, *, on_progress: StyleProgress | None = None, confirmed: bool = False
+) -> LengthTable:
     """Runs an evaluation and writes its rows, summary, table and report to `config.out`.
 
     What an earlier run of the same evaluation has done is read and not done again, see `evaluation.resume`.
@@ -31,6 +34,7 @@ def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) ->
     Args:
         config: Models, questions and chain styles.
         on_progress: Called with (style, examples done, examples in all) after each window of batches.
+        confirmed: Somebody agreed that the images may leave this machine to be judged.
 
     Raises:
         InputError: A model, the dataset or the folder cannot be used; nothing has been written then. Or an example
@@ -39,13 +43,15 @@ def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) ->
     data, policy_folder = config.data, model_folder(config.policy)
     segmenter_folder = None if config.segmenter is None else model_folder(config.segmenter)
     check_out_dir(config.out)
+    check_leave(config, confirmed=confirmed)
     source = open_source(**vars(data))
     segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder)
-    policy = load_policy(policy_folder, dtype=config.dtype)
+    policy = load_policy(policy_folder, dtype=config.dtype, format=config.format)
     folder = claim_folder(config, (policy_folder, segmenter_folder, data.path))
     size = config.size_billions or sum(leaf.size for leaf in jax.tree.leaves(policy.params)) / 1e9
     rows: dict[str, list[Row]] = {}
     details: dict[str, Details] = {}
+    trees: dict[str, dict[str, Any]] = {}
     for style in config.styles:
         prefix = config.generation.completion_prefix if style == "free" else style_prefix(style)
         evaluator = Evaluator(
@@ -56,15 +62,16 @@ def evaluate(config: EvalConfig, *, on_progress: StyleProgress | None = None) ->
             keep_going=config.bad_rows == "count",
         )
         found, bad = _style_rows(evaluator, source, StyleFiles(folder, style), style, on_progress)
-        rows[style] = judge_rows(found) if config.judge == "shapereason" else found
+        rows[style], judging = judged_rows(config, found, source, folder)
         _check_counted(rows[style], bad)
         gflops = mean_gflops(found, policy.config, segmenter)
         details[style] = details_of(
             rows[style], bad=len(bad), size_billions=size, gflops=gflops, seed=config.seed
         )
+        trees[style] = details[style].tree() | ({"judging": judging.tree()} if judging else {})
     table = LengthTable(rows, {style: found.summaries for style, found in details.items()})
     about = to_tree(config) | {"role": config.split_role, "chosen_on": config.chosen_on}
-    table.save(folder, about=about, details={style: found.tree() for style, found in details.items()})
+    table.save(folder, about=about, details=trees)
     write_text(
         folder / "report.html", evaluation_page(about, rows, details, source, reference=config.published)
     )

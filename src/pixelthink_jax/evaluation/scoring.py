@@ -15,6 +15,7 @@ from pixelthink_jax.answers import (
     AnswerFormat,
     ParsedCompletion,
     Target,
+    boxes_failure,
     enclosing_box,
     solution_box,
     strict_reading,
@@ -146,6 +147,8 @@ def strict_failure(
     >>> strict_failure(parse_completion('<think>red</think><answer>{"bbox": [1, 2, 3]}</answer>'))
     'box_length'
     """
+    if answer_format == "qwen_vl_json":
+        return boxes_failure(parsed)
     if answer_format == "vision_reasoner_json":
         return (
             "tags"
@@ -221,7 +224,7 @@ def _mask_fields(example: Example, judged: Judged, drawn: Drawn | None, protocol
 
 def _points_in_box(answer: Answer) -> bool:
     x1, y1, x2, y2 = answer.box_xyxy
-    return all(x1 <= x <= x2 and y1 <= y <= y2 for x, y in answer.points_xy)
+    return bool(answer.points_xy) and all(x1 <= x <= x2 and y1 <= y <= y2 for x, y in answer.points_xy)
 
 
 def _text_or_none(value: object) -> str | None:

@@ -25,8 +25,8 @@ from pixelthink_jax.processing.prompts import (
 FILE_NAME = "pixelthink.json"
 FORMAT_VERSION = 1
 
-AnswerFormat = Literal["pixelthink_json", "vision_reasoner_json"]
-FormatName = Literal["pixelthink", "vision_reasoner"]
+AnswerFormat = Literal["pixelthink_json", "vision_reasoner_json", "qwen_vl_json"]
+FormatName = Literal["pixelthink", "vision_reasoner", "qwen_vl"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class PolicyFormat:
         resize: What happens to the image first.
         prompt: The user's message.
         system_prompt: Text of the system message; None sends none.
-        answer_format: `pixelthink_json` (one box, two points) or `vision_reasoner_json` (a list of boxes and
-            points).
+        answer_format: `pixelthink_json` (one box, two points), `vision_reasoner_json` (a list of boxes and points) or
+            `qwen_vl_json` (a list of boxes with labels).
     """
 
     coordinate_frame: str = "pixels840"
@@ -159,7 +159,13 @@ _VISION_REASONER = PolicyFormat(
 # Untuned Qwen2.5-VL writes pixels of the image it sees, at its own aspect ratio.
 _QWEN25_VL = PolicyFormat(coordinate_frame="model_pixels", resize=ResizePolicy(kind="smart", size=None))
 
-FORMATS: Mapping[FormatName, PolicyFormat] = {"pixelthink": _SQUARE_840, "vision_reasoner": _VISION_REASONER}
+FORMATS: Mapping[FormatName, PolicyFormat] = {
+    "pixelthink": _SQUARE_840,
+    "vision_reasoner": _VISION_REASONER,
+    "qwen_vl": dataclasses.replace(
+        _QWEN25_VL, prompt=prompt_template("qwen_vl"), answer_format="qwen_vl_json"
+    ),
+}
 """Formats that a run may ask for by name, whatever its policy's folder says."""
 
 # Published models by the last part of their hub id, lower case.

@@ -249,8 +249,10 @@ def to_image_px(
         return scale_coordinate(x, fx, rounding), scale_coordinate(y, fy, rounding)
 
     x1, y1, x2, y2 = answer.box_xyxy
-    first, second = answer.points_xy
-    return Answer(box_xyxy=(*point(x1, y1), *point(x2, y2)), points_xy=(point(*first), point(*second)))
+    return Answer(
+        box_xyxy=(*point(x1, y1), *point(x2, y2)),
+        points_xy=tuple(point(*place) for place in answer.points_xy),
+    )
 
 
 def scale_coordinate(value: float, factor: float, rounding: Rounding) -> float:

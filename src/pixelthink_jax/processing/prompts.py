@@ -1,8 +1,9 @@
 """Prompt texts as contract data, and the cleaning of a question.
 
 The texts are those the published models were trained with, character by character (the sentences run
-together). Sources: songw-zju/PixelThink @052d9de (equal to Seg-Zero's), VisionReasoner @a455092; `plain` is
-ours, short, for tiny policies.
+together). Sources: songw-zju/PixelThink @052d9de (equal to Seg-Zero's), VisionReasoner @a455092; `qwen_vl` is what
+VisionReasoner asks an untuned Qwen2.5-VL as a baseline (`models/qwen_vl.py` in the copy dexterdley/VisionReasoner
+@4ba1ef4); `plain` is ours, short, for tiny policies.
 """
 
 from dataclasses import dataclass
@@ -31,9 +32,15 @@ _VISION_REASONER = (
     '<answer>[{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}, '
     '{"bbox_2d": [225,296,706,786], "point_2d": [302,410]}]</answer>'
 )
+_QWEN_VL = '<image>Locate "{Question}", report the bboxes coordinates in JSON format.'
 _PLAIN = "<image>Please find '{Question}'."
 
-PROMPT_TEXTS = {"pixelthink": _PIXELTHINK, "vision_reasoner": _VISION_REASONER, "plain": _PLAIN}
+PROMPT_TEXTS = {
+    "pixelthink": _PIXELTHINK,
+    "vision_reasoner": _VISION_REASONER,
+    "qwen_vl": _QWEN_VL,
+    "plain": _PLAIN,
+}
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 DEFAULT_STRIP = "."
@@ -44,7 +51,7 @@ class PromptTemplate:
     """How a question becomes the user's message.
 
     Attributes:
-        name: `pixelthink`, `vision_reasoner`, `plain`, or any other name for a text of one's own.
+        name: `pixelthink`, `vision_reasoner`, `qwen_vl`, `plain`, or any other name for a text of one's own.
         text: The message with one `<image>` and one `{Question}`.
         strip: Characters removed from both ends of the lower-cased question.
     """

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from pixelthink_jax.answers import ParsedCompletion, Target, parse_completion, usable_targets
+from pixelthink_jax.answers import ParsedCompletion, Target, parse_completion, two_points, usable_targets
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.images import ImageSource, load_image
@@ -41,7 +41,8 @@ def segment(
     """Answers one question about one image with a thought, a box, two points and a mask.
 
     Where the policy names several objects (`vision_reasoner_json`) the mask is the union of theirs, the box encloses
-    all, the points are the first one of the first and of the last object, and the score is the mean.
+    all, the points are the first one of the first and of the last object, and the score is the mean. A policy that
+    gives boxes alone (`qwen_vl_json`) has no points, and the masks are drawn from the boxes.
 
     Args:
         policy: Thinks and points, greedily.
@@ -192,8 +193,10 @@ def _as_one_answer(targets: Sequence[Target]) -> Answer | None:
     boxes: Float[np.ndarray, "n 4"] = np.array([target.box_xyxy for target in targets])
     left, top = boxes[:, :2].min(axis=0).tolist()
     right, bottom = boxes[:, 2:].max(axis=0).tolist()
-    last = targets[-1].points_xy[-1 if len(targets) == 1 else 0]
-    return Answer(box_xyxy=(left, top, right, bottom), points_xy=(targets[0].points_xy[0], last))
+    points = (
+        targets[0].points_xy if len(targets) == 1 else (*targets[0].points_xy[:1], *targets[-1].points_xy[:1])
+    )
+    return Answer(box_xyxy=(left, top, right, bottom), points_xy=two_points(points))
 
 
 def _on_image(point: Point, image_size: tuple[int, int]) -> Point:

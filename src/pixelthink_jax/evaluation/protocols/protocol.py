@@ -120,6 +120,17 @@ _ROWS = (
         "GRES, arXiv 2306.00968",
         empty_union="one",
     ),
+    EvaluationProtocol(
+        "zero_shot",
+        "An untuned model under Seg-Zero's conventions: whatever can be understood of its answer, every box drawn "
+        "without points and joined; what cannot be read scores 0; ignore pixels are target; an empty union or a "
+        "mask of another size is skipped. How the published baseline read its answers is not known.",
+        "this project; conventions of seg_zero",
+        ignore="target",
+        empty_union="skip",
+        size_mismatch="skip",
+        any_box=True,
+    ),
 )
 PROTOCOLS: dict[str, EvaluationProtocol] = {row.name: row for row in _ROWS}
 """By name."""

@@ -6,7 +6,9 @@ from pixelthink_jax.answers import (
     AnswerFormat,
     ParsedCompletion,
     Target,
+    listed_boxes,
     tolerant_reading,
+    two_points,
     usable_answer,
     usable_targets,
 )
@@ -91,7 +93,7 @@ def _usable(
     targets = tuple(target for target in placed if target is not None)
     if answer is not None and not targets:
         error = "the box of the answer lies outside the image"
-    if not written and answer_format == "vision_reasoner_json" and _says_nothing(parsed):
+    if not written and _says_nothing(parsed, answer_format):
         error = None
     return Reading(
         answer=answer if targets else None,
@@ -102,8 +104,10 @@ def _usable(
     )
 
 
-def _says_nothing(parsed: ParsedCompletion) -> bool:
-    """Whether the answer is an empty list."""
+def _says_nothing(parsed: ParsedCompletion, answer_format: AnswerFormat) -> bool:
+    """Whether the answer is an empty list, in a format that has lists."""
+    if answer_format != "vision_reasoner_json":
+        return answer_format == "qwen_vl_json" and listed_boxes(parsed) == []
     reading = tolerant_reading(parsed, protocol="vision_reasoner")
     return reading.failure is None and not reading.targets
 
@@ -133,6 +137,6 @@ def _box_840(box: Box, image_size: tuple[int, int]) -> Box:
 def _first(targets: tuple[Target, ...], image_size: tuple[int, int]) -> Answer | None:
     if not targets:
         return None
-    (ax, ay), (bx, by) = targets[0].points_xy[0], targets[0].points_xy[-1]
     fx, fy = FRAME / image_size[0], FRAME / image_size[1]
-    return Answer(_box_840(targets[0].box_xyxy, image_size), ((ax * fx, ay * fy), (bx * fx, by * fy)))
+    points = tuple((x * fx, y * fy) for x, y in two_points(targets[0].points_xy))
+    return Answer(_box_840(targets[0].box_xyxy, image_size), points)
