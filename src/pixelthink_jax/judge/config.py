@@ -29,8 +29,8 @@ class EndpointConfig:
         max_image_side: Larger images are made smaller to this, in pixels.
         workers: Requests under way at once.
         requests_per_minute: Starts of requests, of all workers together; None sets no limit.
-        tokens_per_minute: Tokens of all workers together, each request counted as vendors do, with its longest answer (its
-            input as `--estimate` counts it); None sets no limit.
+        tokens_per_minute: Tokens of all workers together; a request counts with its input (see `--estimate`) and its
+            longest answer, as vendors do. None sets no limit.
         timeout_s: Seconds without a byte from the server after which a try is given up.
         retries: Further tries after a busy server (429), its error (5xx), a cut connection or an unreadable reply.
         first_wait_s: Seconds before the first further try; each wait is twice the last one, a random half of it less.

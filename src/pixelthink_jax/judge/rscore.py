@@ -5,7 +5,7 @@ Source: method section 12. The paper's judge and its sub-scores are not publishe
 punished unseen.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 from jaxtyping import UInt8
@@ -41,7 +41,7 @@ def judge_chains(
     cache: ReplyCache | None = None,
     attempts: int = 3,
     max_tokens: int = 1024,
-) -> Iterator[tuple[int, Filled]]:
+) -> Generator[tuple[int, Filled], None, None]:
     """Judges chains in parallel; yields (place of the pair, form) as they are done, in any order.
 
     A form's `value` is an `RScore`, whose own `value` is from 0 to 1; or it is None, and `problem` says why: a
