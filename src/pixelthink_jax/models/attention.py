@@ -118,7 +118,7 @@ def _attend_heads(
     q: Float[Array, "*axes t c"],
     k: Float[Array, "*axes s c"],
     v: Float[Array, "*axes s c"],
-    bias: Float[Array, "#b #t s"] | None,
+    bias: Float[AnyArray, "#b #t s"] | None,
 ) -> Float[Array, "*axes t c"]:
     """All heads at once; `bias` is added to the scores of every head."""
     scores = jnp.einsum("...tc,...sc->...ts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
