@@ -10,6 +10,8 @@ nothing heavy, so that `pixelthink --help` answers at once. A command is a modul
   (None is 0).
 * `defaults(argv: list[str]) -> Args`, only where flags are laid over a file: the `Args` that they override,
   usually read with `load_config` from `commands.config_path(argv)`.
+* `SEVERAL_PROCESSES = True`, only where the command can run as one of several: its `Args` then have the flags of
+  `commands._launch.LaunchFlags`.
 
 A command raises `InputError` for what a user can mend. Exit status: 0 done; 1 done, and the answer is no
 (such as a failed check); 2 wrong input; 130 interrupted. `PIXELTHINK_TRACEBACK=1` shows where an error came
@@ -21,6 +23,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -102,9 +105,14 @@ _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirec
 
 def main(argv: list[str] | None = None) -> int:
     """Runs `pixelthink` with the arguments `argv` (`sys.argv` when None) and returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    return reported(lambda: _run(words))
+
+
+def reported(work: Callable[[], int]) -> int:
+    """The status that `work` returns, or that of a mistake after one line about it."""
     try:
-        return _run(argv)
+        return work()
     except InputError as error:
         return _refuse(error, str(error))
     except _PATH_ERRORS as error:
@@ -134,7 +142,12 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module = importlib.import_module(f"pixelthink_jax.commands.{_module_name(name)}")
-    return module.main(_parse(module, name, flags)) or 0
+    args = _parse(module, name, flags)
+    if getattr(module, "SEVERAL_PROCESSES", False):
+        from pixelthink_jax.commands import _launch
+
+        return _launch.run(module.main, args, argv, reported)
+    return module.main(args) or 0
 
 
 def _parse(module: ModuleType, name: str, argv: list[str]) -> object:

@@ -21,6 +21,7 @@ from pixelthink_jax.rl.refill import PromptsToSample, Refill
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch, sample_completions
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
+from pixelthink_jax.runtime.hosts import fetch, fetch_large, from_first, joined, together
 from pixelthink_jax.runtime.mesh import decode_mesh, in_use, mesh_of
 from pixelthink_jax.types import Completion, GenerationCost
 
@@ -94,6 +95,10 @@ class Policy:
         """The devices that the parameters are spread over; None on one device."""
         return mesh_of(self.params["text"]["embed"])
 
+    @property
+    def _spans_processes(self) -> bool:
+        return self.mesh is not None and self.mesh.is_multi_process
+
     @cached_property
     def _decode_params(self) -> Any:
         """Per-layer parameters for the decode loop: a second copy of the text blocks, made once."""
@@ -162,6 +167,9 @@ class Policy:
     ) -> list[tuple[Completion, ...]]:
         """Answers one question about each image.
 
+        Where the parameters are spread over several processes, each of them calls this with questions of its own, none
+        if it has none, and gets the answers to these.
+
         Args:
             images: Anything `load_image` reads.
             queries: One for each image.
@@ -195,10 +203,16 @@ class Policy:
             )
         sampling = SamplingConfig(max_new_tokens, temperature, top_p, top_k, max_thinking_tokens)
         notes = instructions or [None] * len(queries)
-        prompts = [
-            self.processor.prompt(image, query, instruction=note)
-            for image, query, note in zip(images, queries, notes, strict=True)
-        ]
+
+        def own_prompts() -> list[Prompt]:
+            return [
+                self.processor.prompt(image, query, instruction=note)
+                for image, query, note in zip(images, queries, notes, strict=True)
+            ]
+
+        parts = together(own_prompts) if self._spans_processes else [own_prompts()]
+        before = sum(map(len, parts[: jax.process_index()])) if len(parts) > 1 else 0
+        prompts = joined(parts)
         forced = self.processor.tokenizer.encode(completion_prefix)
         refill = Refill(self._decode_params, self.rules, sampling, self.config, self.processor.image_config)
         groups: dict[int, tuple[Completion, ...]] = {}
@@ -212,7 +226,7 @@ class Policy:
                     replace(self._completion(found.rollout, found.uncertainty, 0, g), cost=cost)
                     for g in range(group_size)
                 )
-        return [groups[place] for place in range(len(prompts))]
+        return [groups[before + i] for i in range(len(queries))]
 
     def _prompt_batches(
         self, prompts: list[Prompt], forced: Int[np.ndarray, " n"], size: int, group_size: int, seed: int
@@ -263,11 +277,12 @@ class Policy:
             layout=qwen_vl.vision_layout(grids, self.config.vision),
             forced=np.tile(begin, (len(prompts), 1)).astype(np.int32),
         )
-        return jax.device_put(arrays)
+        # Of several processes each puts only its own part on its devices, when they are placed.
+        return arrays if jax.process_count() > 1 else jax.device_put(arrays)
 
     def completions(self, rollout: RolloutBatch) -> list[tuple[Completion, ...]]:
         """Decodes token arrays into one group of texts for each prompt."""
-        uncertainty, host = jax.device_get((rollout.uncertainty, rollout))
+        uncertainty, host = fetch((rollout.uncertainty, rollout))
         return [
             tuple(self._completion(host, uncertainty, b, g) for g in range(host.tokens.shape[1]))
             for b in range(host.tokens.shape[0])
@@ -293,12 +308,15 @@ class Policy:
             path: The folder; written beside and then renamed, so that a kill leaves no half of it.
             dtype: Dtype of the stored tensors; None keeps that of the parameters.
         """
-        params = qwen_vl.merge_lora(self.params)
-        qwen_vl.write_folder(path, params, self.config, dtype=dtype, extra=self._save_processor)
+        params = fetch_large(qwen_vl.merge_lora(self.params))
+        from_first(
+            lambda: qwen_vl.write_folder(path, params, self.config, dtype=dtype, extra=self._save_processor)
+        )
 
     def export_adapter(self, path: str | Path, lora: LoraConfig) -> None:
         """Writes the adapter alone, as a folder that PEFT loads."""
-        qwen_vl.write_adapter(path, self.params, lora, base=str(self.folder or ""))
+        params = fetch_large(self.params)
+        from_first(lambda: qwen_vl.write_adapter(path, params, lora, base=str(self.folder or "")))
 
     def with_adapter(self, path: str | Path) -> "Policy":
         """The policy with the adapter of a PEFT folder merged into it.

@@ -6,14 +6,18 @@ from typing import Any
 import tyro
 
 from pixelthink_jax.commands import config_path, flag_value, settings_of
+from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
 
 
+SEVERAL_PROCESSES = True
+
+
 @tyro.conf.configure(tyro.conf.AvoidSubcommands)
 @dataclass(frozen=True)
-class Args(TrainConfig):
+class Args(LaunchFlags, TrainConfig):
     """Flags of `pixelthink train`; they are laid over the settings of the file."""
 
     config: str | None = None

@@ -45,8 +45,8 @@ class ExampleStream:
         """The stream itself."""
         return self
 
-    def __next__(self) -> list[Example]:
-        """The next batch."""
+    def __next__(self) -> list[Any]:
+        """The next batch: rows as the source gives them."""
         return next(self._open())
 
     def __enter__(self) -> "ExampleStream":

@@ -5,7 +5,7 @@ A group whose completions are all paid alike has no advantage and no gradient. W
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,10 +14,11 @@ import numpy as np
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.grpo.questions import Questions
 from pixelthink_jax.grpo.sampler import Sampler
-from pixelthink_jax.grpo.scoring import Scored, Scorer
+from pixelthink_jax.grpo.scoring import Scored, Scorer, joined_scores
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch
+from pixelthink_jax.runtime.hosts import fetch, joined, together
 from pixelthink_jax.runtime.meter import Stopwatch
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
 from pixelthink_jax.types import Example
@@ -32,7 +33,7 @@ class Asked:
     """The questions of a step and what came of them.
 
     Attributes:
-        examples: The questions.
+        examples: The questions; those that another process has read come without their pictures.
         prompts: Their prompts.
         arrays: The prompts on the device.
         rollout: The completions, on the host.
@@ -71,24 +72,29 @@ class Asker:
                 return found[0]
             if sum(int(teaches(asked.scored).sum()) for asked in found) >= self._config.prompts_per_step:
                 break
-        return self._chosen(step, found)
+        return self._chosen(found)
 
     def _ask(
         self, step: int, params: Any, examples: list[Example], attempt: int, seconds: Stopwatch
     ) -> Asked:
-        processor, instruction = self._policy.processor, self._config.instruction
-        prompts = [
-            processor.prompt(each.image, each.query, instruction=instruction or each.instruction)
-            for each in examples
-        ]
+        prompts = joined(together(lambda: self._prompts(examples)))
+        examples = _with_others(examples)
         arrays = self._policy.prompt_arrays(prompts)
         seconds.lap("host")
         with out_of_memory("rollout", REMEDIES):
-            rollout = jax.device_get(self._sampler(params, arrays, step=step, attempt=attempt))
+            rollout = fetch(self._sampler(params, arrays, step=step, attempt=attempt))
         seconds.lap("rollout")
         return Asked(examples, prompts, arrays, rollout, self._scorer(step, rollout, prompts, examples))
 
-    def _chosen(self, step: int, found: list[Asked]) -> Asked:
+    def _prompts(self, examples: Sequence[Example]) -> list[Prompt]:
+        return [
+            self._policy.processor.prompt(
+                each.image, each.query, instruction=self._config.instruction or each.instruction
+            )
+            for each in examples
+        ]
+
+    def _chosen(self, found: list[Asked]) -> Asked:
         """The groups that teach, in order; where they are too few, filled up with others, so that shapes stay."""
         places = [(a, i) for a, asked in enumerate(found) for i in range(len(asked.examples))]
         useful = [(a, i) for a, i in places if teaches(found[a].scored)[i]]
@@ -97,9 +103,17 @@ class Asker:
         examples = [found[a].examples[i] for a, i in chosen]
         prompts = [found[a].prompts[i] for a, i in chosen]
         rollout = joined_groups([(found[a].rollout, i) for a, i in chosen])
-        scored = self._scorer(step, rollout, prompts, examples)
-        asked = Asked(examples, prompts, self._policy.prompt_arrays(prompts), rollout, scored)
-        return Asked(**{**vars(asked), "left_out": len(places) - len(chosen)})
+        scored = joined_scores([(found[a].scored, i) for a, i in chosen])
+        arrays = self._policy.prompt_arrays(prompts)
+        return Asked(examples, prompts, arrays, rollout, scored, len(places) - len(chosen))
+
+
+def _with_others(examples: list[Example]) -> list[Example]:
+    """The questions of all processes: this one's whole, the others' without their pictures."""
+    bare = [replace(each, image=np.zeros((1, 1, 3), np.uint8), mask=None, metadata={}) for each in examples]
+    parts: list[list[Example]] = together(lambda: bare)
+    parts[jax.process_index()] = examples
+    return joined(parts)
 
 
 def teaches(scored: Scored) -> np.ndarray:

@@ -40,6 +40,7 @@ from pixelthink_jax.rl.placement import place_batch
 from pixelthink_jax.rl.rollout import RolloutBatch
 from pixelthink_jax.rl.step import StepBatch, make_step
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.hosts import any_of, fetch, from_first, is_first
 from pixelthink_jax.runtime.mesh import Meshes, in_use, make_meshes
 from pixelthink_jax.runtime.meter import Metrics, Stopwatch
 from pixelthink_jax.runtime.optim import make_optimizer
@@ -106,7 +107,9 @@ def train(
 ) -> Run:
     """Trains to the last step, continuing from the newest checkpoint in `config.out` if there is one.
 
-    An interrupt (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint and a usable policy.
+    An interrupt (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint and a usable policy. Where
+    several processes run, all of them call this; one that is interrupted ends all after the same step, and files are
+    written by the first.
 
     Args:
         config: The run.
@@ -129,36 +132,49 @@ def train(
         questions = stack.enter_context(
             closing(Questions(source, config, open_difficulty(config.difficulty), state=position))
         )
-        log = stack.enter_context(
-            closing(RunLog(config.out, resume_step=done, wandb_project=config.wandb_project))
-        )
-        profiler = stack.enter_context(closing(Profiler(config.out, config.profile_steps)))
-        rows = stack.enter_context(
-            closing(JsonLines(Path(config.out) / "completions.jsonl", resume_step=done))
-        )
+        record = stack.enter_context(closing(_Record(config, done))) if is_first() else None
         stopping = stack.enter_context(_stop_requests())
-        summaries, step = None, done
-        while step < config.steps and not stopping.is_set():
+        summaries, step, stop = None, done, False
+        while step < config.steps and not stop:
             step += 1
-            profiler.before(step)
+            if record:
+                record.profiler.before(step)
             state, metrics, table = _one_step(step, state, questions, parts, config)
-            profiler.after(step)
+            if record:
+                record.profiler.after(step)
             if _due(step, config):
                 summaries = _evaluate(parts, state, config)
                 metrics |= _evaluation_metrics(summaries)
-            log.write(step, metrics)
-            rows.write(table)
+            if record:
+                record.log.write(step, metrics)
+                record.rows.write(table)
             for callback in callbacks:
                 callback(step, metrics, table)
+            stop = any_of(stopping.is_set())
             extra = {"questions": questions.state(), "config": to_tree(config)}
-            checkpoints.save(step, state, extra, force=step == config.steps or stopping.is_set())
-        history = log.rows()
+            checkpoints.save(step, state, extra, force=step == config.steps or stop)
+        history = from_first(lambda: record.log.rows() if record else [])
     policy, folder = parts.policy_at(state), Path(config.out) / "policy"
     policy.export(folder, dtype=config.export_dtype)
     if config.lora is not None:
         policy.export_adapter(Path(config.out) / "adapter", config.lora)
-    write_card(folder, config, history, summaries)
+    from_first(lambda: write_card(folder, config, history, summaries))
     return Run(policy, history, summaries, finished=step == config.steps)
+
+
+class _Record:
+    """What one process writes about a run: metrics, completions and a trace."""
+
+    def __init__(self, config: TrainConfig, done: int):
+        """Opens the files; rows after step `done` are cut."""
+        self.log = RunLog(config.out, resume_step=done, wandb_project=config.wandb_project)
+        self.profiler = Profiler(config.out, config.profile_steps)
+        self.rows = JsonLines(Path(config.out) / "completions.jsonl", resume_step=done)
+
+    def close(self) -> None:
+        """Closes them, the last opened first."""
+        for part in (self.rows, self.profiler, self.log):
+            part.close()
 
 
 def _one_step(
@@ -187,7 +203,7 @@ def _one_step(
     with out_of_memory("update", REMEDIES), in_use(mesh):
         batch = parts.reference.scored(place_batch(batch, mesh))
         state, found = parts.update(state, parts.frozen, parts.reference.resident, batch)
-        found = jax.device_get(found)
+        found = fetch(found)
     seconds.lap("update")
     metrics = {name: float(value) for name, value in found.items()}
     _check_finite(step, metrics, examples)
@@ -363,7 +379,7 @@ def _check_finite(step: int, metrics: Metrics, examples: Sequence[Example]) -> N
 def _counts(scored: Scored, questions: Questions) -> Metrics:
     counts = {f"skipped/{cause}": float(n) for cause, n in questions.skipped.items()}
     custom = {f"reward/{n}": float(v.mean()) for n, v in scored.terms.items() if n in scored.custom_names}
-    return counts | custom | {"missing_difficulty": float(scored.missing_difficulty)}
+    return counts | custom | {"missing_difficulty": float(scored.missing_difficulty.sum())}
 
 
 def _open(data: Any) -> ExampleSource:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pixelthink_jax.answers import ParsedCompletion, objects_reading, parse_completion, parse_objects
 from pixelthink_jax.data.targets import FRAME, difficulty_level
@@ -27,6 +27,7 @@ from pixelthink_jax.rl.advantages import group_advantages
 from pixelthink_jax.rl.object_accuracy import ObjectTerms, object_terms
 from pixelthink_jax.rl.rewards import RewardConfig, RewardInputs, group_rewards, length_used
 from pixelthink_jax.rl.rollout import RolloutBatch
+from pixelthink_jax.runtime.hosts import share, together
 from pixelthink_jax.types import Example
 
 
@@ -40,7 +41,7 @@ class Scored:
         terms: What `group_rewards` found, `advantage`, and each custom reward by its name; `[b, g]` each.
         thinking_tokens: Tokens of every thought, an unclosed one whole.
         custom_names: Those of the custom rewards.
-        missing_difficulty: Questions whose difficulty was replaced by the released default.
+        missing_difficulty: Questions whose difficulty was replaced by the released default, `[b]`.
     """
 
     texts: list[list[str]]
@@ -48,7 +49,7 @@ class Scored:
     terms: dict[str, Float[np.ndarray, "b g"]]
     thinking_tokens: Float[np.ndarray, "b g"]
     custom_names: tuple[str, ...]
-    missing_difficulty: int
+    missing_difficulty: Bool[np.ndarray, " b"]
 
 
 class Scorer:
@@ -69,25 +70,41 @@ class Scorer:
     def __call__(
         self, step: int, rollout: RolloutBatch, prompts: Sequence[Prompt], examples: Sequence[Example]
     ) -> Scored:
-        """Scores one step.
+        """Scores one step; every process its share, and all get to know everything.
 
         Args:
             step: Number of the update, from which label noise is drawn.
             rollout: On the host.
             prompts: Its prompts.
-            examples: Its questions.
+            examples: Its questions; those that other processes have read are not looked at.
 
         Raises:
             InputError: A custom reward cannot be used.
         """
+        own = share(len(examples))
+        part = slice(own.start, own.stop)
+        mine = jax.tree.map(lambda leaf: leaf[part], rollout)
+        found = together(lambda: self._share(step, mine, prompts[part], examples[part], own))
+        return joined_scores([(scored, i) for scored in found if scored for i in range(len(scored.texts))])
+
+    def _share(
+        self,
+        step: int,
+        rollout: RolloutBatch,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        places: range,
+    ) -> Scored | None:
+        """Scores the questions at some places of a step; None where there are none."""
         b, g = rollout.lengths.shape
         texts = [[self._text(rollout, i, j) for j in range(g)] for i in range(b)]
         parsed = [parse_completion(text) for group in texts for text in group]
         answers, truths = self._answers(parsed, prompts, examples, g)
-        success = _success(answers, truths)
-        difficulty, missing = step_difficulty(
-            self._difficulty(examples, success), self._config.difficulty, seed=(self._config.seed, step)
-        )
+        scores = np.concatenate(together(lambda: self._difficulty(examples, _success(answers, truths))))
+        filled, known = step_difficulty(scores, self._config.difficulty, seed=(self._config.seed, step))
+        if not examples:
+            return None
+        difficulty = filled[places.start : places.stop]
         thinking = [self._processor.tokenizer.count(thought(completion)) for completion in parsed]
         inputs = RewardInputs(
             answers=answers,
@@ -101,6 +118,7 @@ class Scorer:
             weighed = [reward.weight * extra[reward.name] for reward in self._rewards]
             inputs = replace(inputs, custom=np.sum(weighed, axis=0, dtype=np.float32))
         terms = {name: np.asarray(values) for name, values in self._score(inputs).items()} | extra
+        missing = ~known[places.start : places.stop]
         return Scored(
             texts, inputs, terms, np.array(thinking, np.float32).reshape(b, g), tuple(extra), missing
         )
@@ -159,17 +177,33 @@ def check_answers(reward: RewardConfig, format: PolicyFormat) -> None:
 
 def step_difficulty(
     scores: Float[np.ndarray, " b"], config: DifficultyConfig, *, seed: tuple[int, int]
-) -> tuple[Float[np.ndarray, " b"], int]:
-    """Scores with the released default where they cannot be used, label noise added, and how many were replaced.
+) -> tuple[Float[np.ndarray, " b"], Bool[np.ndarray, " b"]]:
+    """Scores with the released default where they cannot be used, label noise added, and which ones were kept.
 
     >>> step_difficulty(np.array([2.0, np.nan], np.float32), DifficultyConfig(missing="released"), seed=(0, 1))[1]
-    1
+    array([ True, False])
     """
-    known = np.array([usable(float(score)) for score in scores])
+    known = np.array([usable(float(score)) for score in scores], bool)
     filled = np.where(known, scores, np.float32(RELEASED_DEFAULT)).astype(np.float32)
     if config.shuffled_share:
         filled = shuffled(filled, config.shuffled_share, np.random.default_rng(seed))
-    return filled, int((~known).sum())
+    return filled, known
+
+
+def joined_scores(groups: Sequence[tuple[Scored, int]]) -> Scored:
+    """One record of groups taken from several."""
+    first = groups[0][0]
+    return Scored(
+        texts=[scored.texts[i] for scored, i in groups],
+        inputs=jax.tree.map(
+            lambda *rows: np.concatenate(rows),
+            *(jax.tree.map(lambda x, i=i: x[i : i + 1], scored.inputs) for scored, i in groups),
+        ),
+        terms={name: np.stack([scored.terms[name][i] for scored, i in groups]) for name in first.terms},
+        thinking_tokens=np.stack([scored.thinking_tokens[i] for scored, i in groups]),
+        custom_names=first.custom_names,
+        missing_difficulty=np.stack([scored.missing_difficulty[i] for scored, i in groups]),
+    )
 
 
 def completion_rows(

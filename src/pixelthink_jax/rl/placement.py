@@ -17,6 +17,7 @@ from pixelthink_jax.models.axes import activation_spec
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 from pixelthink_jax.rl.rollout import PromptArrays
 from pixelthink_jax.rl.step import StepBatch
+from pixelthink_jax.runtime.hosts import put_tree
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def _placed(tree: T, table: Mapping[str, str], mesh: Mesh | None) -> T:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     # Arrays only in the dataclasses: their fields are arrays, not shardings.
-    return jax.tree.unflatten(structure, jax.device_put(leaves, _places(tree, table, mesh)))
+    return jax.tree.unflatten(structure, put_tree(leaves, _places(tree, table, mesh)))
 
 
 def _places(tree: Any, table: Mapping[str, str], mesh: Mesh) -> list[NamedSharding]:

@@ -34,6 +34,7 @@ from pixelthink_jax.rl.rollout import (
 )
 from pixelthink_jax.rl.sampling import SamplingConfig
 from pixelthink_jax.rl.token_rules import TokenRules
+from pixelthink_jax.runtime.hosts import fetch
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Refill:
         """Runs a batch through one room, hands out what is done, and lets the rest wait for the next."""
         batch = self._run(batch, limits[level])
         state, count = batch.decoding.state, len(batch.spent)
-        out, uncertainty, done = jax.device_get((state.out, state.out.uncertainty, jnp.all(state.done, 1)))
+        out, uncertainty, done = fetch((state.out, state.out.uncertainty, jnp.all(state.done, 1)))
         over = level + 1 == len(limits)
         for row in range(count):
             if over or done[row]:

@@ -167,7 +167,7 @@ def make_meshes(
     """The meshes of a run, over the same devices in the same order.
 
     Args:
-        train: The config key `mesh`; None runs on one device.
+        train: The config key `mesh`; None runs on one device, and several processes on all of theirs along `data`.
         rollout: The config key `rollout_mesh`.
         prompts: Prompts of a step.
         group_size: Completions of each.
@@ -180,11 +180,9 @@ def make_meshes(
     if train is None:
         if rollout is not None:
             raise InputError("rollout_mesh: there is no mesh beside it; give both, or neither")
-        if jax.process_count() > 1:
-            raise InputError(
-                f"mesh: {jax.process_count()} processes need one; add mesh: {{data: -1}} to the config"
-            )
-        return Meshes(None, None)
+        if jax.process_count() == 1:
+            return Meshes(None, None)
+        train = MeshConfig()
     count = len(devices) if devices is not None else jax.device_count()
     resolved = train.resolved(count)
     decode = rollout_config(resolved, rollout).resolved(count, where="rollout_mesh")

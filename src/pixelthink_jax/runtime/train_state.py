@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from pixelthink_jax.runtime.halves import join_halves, split_halves
+from pixelthink_jax.runtime.hosts import put_tree
 
 
 @jax.tree_util.register_dataclass
@@ -45,7 +46,7 @@ def begin(
     start = TrainState(params, None, jnp.zeros((), jnp.int32), low)
     places = shardings(start) if shardings else None
     if places is not None:
-        start = jax.device_put(start, places)
+        start = put_tree(start, places)
     init = lambda state: optimizer.init(_master(state))  # noqa: E731
     places = None if places is None or shardings is None else shardings(jax.eval_shape(init, start))
     opt_state = jax.jit(init, out_shardings=places)(start)
