@@ -28,6 +28,8 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.startup import HEARTBEAT_SECONDS, WAIT_SECONDS, Launch, find_launch, join
 
 _WORKER = "PIXELTHINK_WORKER"
+_MET = "pixelthink: all processes are there\n"
+_FIRST_WORD, _NEXT_WORD = 15.0, 60.0  # seconds
 _BROKEN = 70  # how a worker ends that has shown the traceback of a fault
 _REMEDY = "every process has ended, the newest checkpoint and all complete rows are kept, and the same command continues"
 # What breaks in Python where another process is gone: collectives of CPUs, of GPUs, and the runtime's own calls.
@@ -83,11 +85,13 @@ class _Worker:
         launch: How it joins.
         process: The process.
         said: What JAX wrote when it aborted, and what followed it.
+        met: It has found the others, or ended.
     """
 
     launch: Launch
     process: subprocess.Popen[str]
     said: list[str] = field(default_factory=list)
+    met: threading.Event = field(default_factory=threading.Event)
     reader: threading.Thread | None = None
 
     def listen(self) -> None:
@@ -96,8 +100,24 @@ class _Worker:
         for line in self.process.stdout:
             if self.said or re.match(r"F\d{4} |E\d{4} .*coordination_service", line):
                 self.said.append(line)
+            elif line == _MET:
+                self.met.set()
             elif not line.startswith("[Gloo]"):
                 sys.stderr.write(line)
+        self.met.set()
+
+    def tell(self) -> None:
+        """Says now and then what a start-up waits for."""
+        waited, pause = 0.0, _FIRST_WORD
+        while not self.met.wait(pause):
+            waited, pause = waited + pause, _NEXT_WORD
+            print(
+                f"pixelthink: waiting for {self.launch.awaited} ({waited:.0f} s so far, at most {WAIT_SECONDS} s); start "
+                "the same command on every worker: gcloud compute tpus tpu-vm ssh NAME --worker=all --command=..., srun, "
+                "or a JobSet",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _supervise(argv: Sequence[str], launches: Sequence[Launch]) -> int:
@@ -145,6 +165,8 @@ def _start(argv: Sequence[str], launch: Launch, *, local: bool) -> _Worker:
     worker = _Worker(launch, process)
     worker.reader = threading.Thread(target=worker.listen, daemon=True)
     worker.reader.start()
+    if launch.process_id in (None, 0) or not local:
+        threading.Thread(target=worker.tell, daemon=True).start()
     return worker
 
 
@@ -246,6 +268,7 @@ def _work(main: Command, args: LaunchFlags, about: dict[str, Any], reported: Rep
 def _joined(main: Command, args: LaunchFlags, launch: Launch, *, local: bool) -> int:
     """The command among the others; what is printed is printed once."""
     join(launch)
+    os.write(1, _MET.encode())
     import jax
 
     from pixelthink_jax.runtime.hosts import SharedError

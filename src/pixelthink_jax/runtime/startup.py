@@ -1,4 +1,4 @@
-"""Joining the processes of a run: who they are, by flags, environment or cluster, and a word while they are awaited.
+"""Joining the processes of a run: who they are, by flags, environment or cluster.
 
 The engine is `jax.distributed`. It finds the other processes by itself on Cloud TPU, under Slurm and under Open MPI;
 elsewhere they are named by `--coordinator HOST:PORT --processes N --process-id I` or by the variables
@@ -6,8 +6,6 @@ elsewhere they are named by `--coordinator HOST:PORT --processes N --process-id 
 """
 
 import importlib.util
-import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ HEARTBEAT_SECONDS = 25
 """A process that has not been heard of for so long is lost, and the others end."""
 WAIT_SECONDS = 300
 """A start-up that has not found all processes by then ends."""
-_FIRST_WORD, _NEXT_WORD = 15.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -103,16 +100,17 @@ def find_launch(given: Launch, environ: Mapping[str, str]) -> Launch | None:
 
 
 def join(launch: Launch) -> None:
-    """Meets the other processes. Until they are all there, a line on stderr says now and then what is awaited.
+    """Meets the other processes; nothing in this process runs until they are all there.
 
     If they do not come within `WAIT_SECONDS`, or one is lost later, JAX ends this process by a signal.
+
+    Raises:
+        InputError: JAX cannot tell where the others are.
     """
     import jax
 
     # Its handler would take SIGTERM from the commands, which end or stop by it themselves.
     jax.config.update("jax_enable_preemption_service", False)
-    met = threading.Event()
-    threading.Thread(target=_tell, args=(launch, met), daemon=True).start()
     try:
         jax.distributed.initialize(
             launch.coordinator,
@@ -128,19 +126,6 @@ def join(launch: Launch) -> None:
         ) from error
     # The devices are counted at the first look, and every process has to look.
     jax.device_count()
-    met.set()
-
-
-def _tell(launch: Launch, met: threading.Event) -> None:
-    waited, pause = 0.0, _FIRST_WORD
-    while not met.wait(pause):
-        waited, pause = waited + pause, _NEXT_WORD
-        print(
-            f"pixelthink: waiting for {launch.awaited} ({waited:.0f} s so far, at most {WAIT_SECONDS} s); start the same "
-            "command on every worker: gcloud compute tpus tpu-vm ssh NAME --worker=all --command=..., srun, or a JobSet",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def _number(flag: int | None, name: str, environ: Mapping[str, str]) -> int | None:
