@@ -96,8 +96,10 @@ class Policy:
         return mesh_of(self.params["text"]["embed"])
 
     @property
-    def _spans_processes(self) -> bool:
-        return self.mesh is not None and self.mesh.is_multi_process
+    def spans_processes(self) -> bool:
+        """Whether the parameters are spread over several processes, which then have to ask it together."""
+        mesh = self.mesh if self.params else None
+        return mesh is not None and mesh.is_multi_process
 
     @cached_property
     def _decode_params(self) -> Any:
@@ -210,7 +212,7 @@ class Policy:
                 for image, query, note in zip(images, queries, notes, strict=True)
             ]
 
-        parts = together(own_prompts) if self._spans_processes else [own_prompts()]
+        parts = together(own_prompts) if self.spans_processes else [own_prompts()]
         before = sum(map(len, parts[: jax.process_index()])) if len(parts) > 1 else 0
         prompts = joined(parts)
         forced = self.processor.tokenizer.encode(completion_prefix)

@@ -19,14 +19,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Real, UInt8
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.models.axes import activation_spec
 from pixelthink_jax.models.sam2 import checkpoint
 from pixelthink_jax.models.sam2.config import Sam2Config
 from pixelthink_jax.models.sam2.model import ImageFeatures, Params, decode_masks, encode_image
 from pixelthink_jax.models.sam2.prompt_encoder import BOX_LABELS, NO_POINT, PAD_POINT, Prompts
 from pixelthink_jax.models.sam2.resize import apply_matrices, resize_matrix
+from pixelthink_jax.models.sam2.sharding import sharding_for
+from pixelthink_jax.runtime.mesh import mesh_of
 from pixelthink_jax.types import Masks
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -70,19 +74,24 @@ class Segmenter:
         self._encoded: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> "Segmenter":
+    def from_pretrained(
+        cls, path: str | Path, *, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None
+    ) -> "Segmenter":
         """Reads a Hugging Face Sam2 folder, or a checkpoint with the original names.
 
         Args:
             path: See `models.sam2.checkpoint`.
             dtype: Of parameters and activations.
+            mesh: Devices of this process, with axes named as in `models.sam2.sharding`: batches of images are spread
+                over them. None uses the default device.
 
         Raises:
             InputError: Not such a model, damaged, or with tensors that do not fit.
         """
         if dtype not in _DTYPES:
             raise InputError(f"segmenter dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
-        config, params = checkpoint.load(path, dtype=jnp.dtype(dtype))
+        places = None if mesh is None else sharding_for(mesh)
+        config, params = checkpoint.load(path, dtype=jnp.dtype(dtype), sharding_for=places)
         return cls(params, config, dtype=dtype)
 
     def export(self, path: str | Path) -> None:
@@ -97,7 +106,7 @@ class Segmenter:
         """
         key = hashlib.blake2b(_checked_image(image).tobytes(), key=str(image.shape).encode()).digest()
         if key not in self._encoded:
-            self._encoded[key] = self._encode([image])[0]
+            self._encoded[key] = EncodedImage(self._encode([image]), image.shape[:2])
             if len(self._encoded) > _REMEMBERED_IMAGES:
                 self._encoded.popitem(last=False)
         self._encoded.move_to_end(key)
@@ -179,29 +188,40 @@ class Segmenter:
             results += self._decode(features, prompts, sizes[part], multimask=multimask)
         return results
 
-    def _encode(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
-        """Encodes a few images as one batch, its size rounded up to a power of two."""
+    def _encode(self, images: Sequence[np.ndarray]) -> ImageFeatures:
+        """Encodes a few images as one batch, its size rounded up to a power of two; the features of these images."""
         pixels = [_preprocess(*_padded_image(image, self.config.image_size), self.dtype) for image in images]
         pixels += [pixels[-1]] * ((1 << (len(images) - 1).bit_length()) - len(images))
-        features = _encode_image(self.params, jnp.stack(pixels), self.config)
-        return [
-            EncodedImage(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], features), image.shape[:2])
-            for i, image in enumerate(images)
-        ]
+        features = _encode_image(self.params, self._spread(jnp.stack(pixels)), self.config)
+        return features if len(pixels) == len(images) else jax.tree.map(lambda x: x[: len(images)], features)
 
     def _features(self, images: Sequence[np.ndarray | EncodedImage]) -> ImageFeatures:
         """The features of a batch, new images encoded together."""
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
-        encoded = iter(self._encode(fresh) if fresh else [])
-        parts = [
-            image.features if isinstance(image, EncodedImage) else next(encoded).features for image in images
-        ]
+        found = self._encode(fresh) if fresh else None
+        if found is not None and len(fresh) == len(images):
+            return found
+        singles = iter([jax.tree.map(lambda x, i=i: x[i : i + 1], found) for i in range(len(fresh))])
+        parts = [image.features if isinstance(image, EncodedImage) else next(singles) for image in images]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def _spread(self, batch: Any) -> Any:
+        """A batch spread over the mesh that the parameters are on; without one, itself."""
+        mesh = mesh_of(next(iter(jax.tree.leaves(self.params)), None))
+        if mesh is None:
+            return batch
+
+        def place(leaf: Any) -> jax.Array:
+            axes = " ".join(["b", *"........"][: np.ndim(leaf)])
+            return jax.device_put(leaf, NamedSharding(mesh, activation_spec(axes, leaf.shape, mesh.shape)))
+
+        return jax.tree.map(place, batch)
 
     def _decode(
         self, features: ImageFeatures, prompts: Prompts, sizes: Sequence[tuple[int, int]], *, multimask: bool
     ) -> list[Masks]:
         """Decodes one prompt for each image and enlarges the masks."""
+        features, prompts = self._spread(features), self._spread(prompts)
         logits, ious = _decode_masks(self.params, features, prompts, self.config, multimask)
         clamped, ious = np.asarray(jnp.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)), np.asarray(ious)
         return [

@@ -1,20 +1,62 @@
 """What `pixelthink segment` does once its flags are known: one question, many, or a conversation."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from pixelthink_jax.commands._progress import progress_bar, say_above
 from pixelthink_jax.commands.segment import Args
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.images import load_image
-from pixelthink_jax.segmentation import check_out_dir, load_models, segment, write_segmentation
+from pixelthink_jax.runtime.hosts import agreed, is_first, together
+from pixelthink_jax.runtime.mesh import MeshConfig, inference_mesh
+from pixelthink_jax.segmentation import (
+    check_out_dir,
+    load_models,
+    segment,
+    segment_nothing,
+    write_segmentation,
+)
 from pixelthink_jax.segmentation.questions import BadRow, Question, folder_questions, read_rows
+from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Segmentation
 
-Ask = Callable[[np.ndarray, str], Segmentation]
+
+@dataclass(frozen=True)
+class Asker:
+    """Both models and how they are asked.
+
+    Attributes:
+        policy: Thinks and points; spread over all processes where there are several.
+        segmenter: Draws; each process has one.
+        args: The flags.
+    """
+
+    policy: Policy
+    segmenter: Segmenter
+    args: Args
+
+    def __call__(self, image: np.ndarray, query: str) -> Segmentation:
+        """Asks about one image; the other processes ask at the same time, or `nothing`."""
+        return segment(
+            self.policy,
+            self.segmenter,
+            image,
+            query,
+            instruction=self.args.instruction,
+            max_new_tokens=self.args.max_new_tokens,
+            max_thinking_tokens=self.args.max_thinking_tokens,
+        )
+
+    def nothing(self) -> None:
+        """Takes part where only other processes ask."""
+        limit, thinking = self.args.max_new_tokens, self.args.max_thinking_tokens
+        segment_nothing(self.policy, max_new_tokens=limit, max_thinking_tokens=thinking)
 
 
 def answer_one(args: Args, path: Path, query: str) -> int:
@@ -22,8 +64,12 @@ def answer_one(args: Args, path: Path, query: str) -> int:
     assert args.out is not None
     check_out_dir(args.out)
     # Read before the models are: a wrong path should not wait for them.
-    image = load_image(path)
-    result = _asker(args)(image, query)
+    image = agreed(lambda: load_image(path))
+    ask = _asker(args)
+    if not is_first():
+        ask.nothing()
+        return 0
+    result = ask(image, query)
     write_segmentation(result, image, args.out)
     _describe(result, args.out)
     return 0
@@ -41,6 +87,8 @@ def answer_rows(args: Args, path: Path) -> int:
 
 def converse(args: Args) -> int:
     """Asks for images and questions until the input ends; a mistake is told and the conversation goes on."""
+    if jax.process_count() > 1:
+        raise InputError("segment: --interactive is for one process; give the questions as --rows")
     if args.out is not None:
         check_out_dir(args.out)
     ask, image = _asker(args), None
@@ -63,48 +111,49 @@ def converse(args: Args) -> int:
         _describe(result, place)
 
 
-def _asker(args: Args) -> Ask:
-    """Loads both models and returns the function that asks them."""
-    policy, segmenter = load_models(args.policy, args.segmenter, dtype=args.dtype)
-
-    def ask(image: np.ndarray, query: str) -> Segmentation:
-        return segment(
-            policy,
-            segmenter,
-            image,
-            query,
-            instruction=args.instruction,
-            max_new_tokens=args.max_new_tokens,
-            max_thinking_tokens=args.max_thinking_tokens,
-        )
-
-    return ask
+def _asker(args: Args) -> Asker:
+    """Loads both models."""
+    mesh = None
+    if args.tensor > 1 or jax.process_count() > 1:
+        mesh = inference_mesh(MeshConfig(tensor=args.tensor))
+    return Asker(*load_models(args.policy, args.segmenter, dtype=args.dtype, mesh=mesh), args)
 
 
 def _answer_many(args: Args, rows: Sequence[Question | BadRow]) -> int:
-    """Answers what can be answered; each failure is one line on stderr."""
+    """Answers what can be answered, each process its part of the rows; each failure is one line on stderr."""
     assert args.out is not None
     check_out_dir(args.out)
     ask, failed, unanswered = _asker(args), 0, 0
+    processes = jax.process_count()
     with progress_bar() as bar:
         task = bar.add_task("segmenting", total=len(rows), note="")
-        for row in rows:
+        for start in range(0, len(rows), processes):
+            place = start + jax.process_index()
+            if place >= len(rows):
+                ask.nothing()
+                continue
             try:
-                unanswered += _answer_row(ask, row, args.out).answer is None
+                unanswered += _answer_row(ask, rows[place], args.out).answer is None
             except InputError as error:
                 failed += 1
-                say_above(bar, _one_line(f"pixelthink: {row.name}: {error}"))
-            bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
+                say_above(bar, _one_line(f"pixelthink: {rows[place].name}: {error}"))
+            bar.update(task, advance=processes, note=f"{failed} failed" if failed else "")
+    counts = together(lambda: (failed, unanswered))
+    failed, unanswered = (sum(column) for column in zip(*counts, strict=True))
     print(
         f"{len(rows) - failed} answered ({unanswered} without a usable answer), {failed} failed; in {args.out}"
     )
     return int(failed > 0)
 
 
-def _answer_row(ask: Ask, row: Question | BadRow, out: Path) -> Segmentation:
-    if isinstance(row, BadRow):
-        raise InputError(row.problem)
-    image = load_image(row.image)
+def _answer_row(ask: Asker, row: Question | BadRow, out: Path) -> Segmentation:
+    try:
+        if isinstance(row, BadRow):
+            raise InputError(row.problem)
+        image = load_image(row.image)
+    except InputError:
+        ask.nothing()
+        raise
     result = ask(image, row.query)
     write_segmentation(result, image, out / row.name)
     return result

@@ -31,7 +31,7 @@ _WORKER = "PIXELTHINK_WORKER"
 _MET = "pixelthink: all processes are there\n"
 _FIRST_WORD, _NEXT_WORD = 15.0, 60.0  # seconds
 _BROKEN = 70  # how a worker ends that has shown the traceback of a fault
-_REMEDY = "every process has ended, the newest checkpoint and all complete rows are kept, and the same command continues"
+_REMEDY = "all processes have ended, the newest checkpoint and all complete rows are kept; the same command continues"
 # What breaks in Python where another process is gone: collectives of CPUs, of GPUs, and the runtime's own calls.
 _LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|closed by peer|heartbeat", re.IGNORECASE)
 
@@ -112,9 +112,9 @@ class _Worker:
         while not self.met.wait(pause):
             waited, pause = waited + pause, _NEXT_WORD
             print(
-                f"pixelthink: waiting for {self.launch.awaited} ({waited:.0f} s so far, at most {WAIT_SECONDS} s); start "
-                "the same command on every worker: gcloud compute tpus tpu-vm ssh NAME --worker=all --command=..., srun, "
-                "or a JobSet",
+                f"pixelthink: waiting for {self.launch.awaited} ({waited:.0f} s so far, at most {WAIT_SECONDS} s); "
+                "start the same command on every worker: gcloud compute tpus tpu-vm ssh NAME --worker=all "
+                "--command=..., srun, or a JobSet",
                 file=sys.stderr,
                 flush=True,
             )
@@ -123,8 +123,10 @@ class _Worker:
 def _supervise(argv: Sequence[str], launches: Sequence[Launch]) -> int:
     """Starts the processes, passes signals on, waits for all, and explains the first that ends badly."""
     workers: list[_Worker] = []
+    passed: list[int] = []
 
     def relay(number: int, frame: Any) -> None:
+        passed.append(number)
         for worker in workers:
             if worker.process.poll() is None:
                 worker.process.send_signal(number)
@@ -135,6 +137,8 @@ def _supervise(argv: Sequence[str], launches: Sequence[Launch]) -> int:
         bad = _wait(workers)
         if bad is None:
             return max(worker.process.returncode for worker in workers)
+        if -bad.process.returncode in passed:  # as was wished
+            return 128 - bad.process.returncode
         return _explain(bad, workers)
     finally:
         for worker in workers:
@@ -217,8 +221,8 @@ def _told(text: str, launch: Launch) -> str:
     """
     if "RegisterTask" in text or "DEADLINE_EXCEEDED" in text:
         return (
-            f"waited {WAIT_SECONDS} s in vain for {launch.awaited}; start the same command on every worker, and see that "
-            "they reach the coordinator"
+            f"waited {WAIT_SECONDS} s in vain for {launch.awaited}; start the same command on every worker, and see "
+            "that they reach the coordinator"
         )
     if "unhealthy" in text:
         lost = re.search(r"unhealthy[^\n]*:\n([^\n]*)", text)

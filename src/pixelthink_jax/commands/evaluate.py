@@ -7,13 +7,16 @@ from pathlib import Path
 import tyro
 
 from pixelthink_jax.commands import config_path, settings_of
+from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.evaluation.config import EvalConfig
+
+SEVERAL_PROCESSES = True
 
 
 @tyro.conf.configure(tyro.conf.AvoidSubcommands)
 @dataclass(frozen=True)
-class Args(EvalConfig):
+class Args(LaunchFlags, EvalConfig):
     """Flags of `pixelthink evaluate`; they are laid over the settings of the file."""
 
     config: str | None = None

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.errors import InputError
+
+SEVERAL_PROCESSES = True
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(LaunchFlags):
     """Flags of `pixelthink segment`."""
 
     policy: Path | None = None
@@ -33,6 +36,8 @@ class Args:
     """Close the thought after that many tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the policy; auto is bfloat16, and float32 on CPUs."""
+    tensor: int = 1
+    """Chips that the policy's matrices and attention heads are cut over."""
 
 
 def main(args: Args) -> int:

@@ -11,7 +11,6 @@ from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.grpo.config import TrainConfig
 
-
 SEVERAL_PROCESSES = True
 
 

@@ -8,6 +8,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.published import PublishedKey
 from pixelthink_jax.judge.config import EndpointConfig, LocalConfig
 from pixelthink_jax.processing.policy_format import FormatName
+from pixelthink_jax.runtime.mesh import MeshConfig
 
 Style = Literal["free", "none", "short", "medium", "long"]
 ProtocolName = Literal[
@@ -91,6 +92,8 @@ class EvalConfig:
         chosen_on: The split that chose the settings of the policy, named in the report; None says none is known.
         published: Key of the published numbers to set beside, see `evaluation.published`; None sets none.
         dtype: Dtype of the policy's parameters and computation.
+        mesh: Chips along each axis, of all processes: batches are divided over `data` and `fsdp`. None runs on one
+            device.
         seed: Of the bootstrap.
     """
 
@@ -110,6 +113,7 @@ class EvalConfig:
     chosen_on: str | None = None
     published: PublishedKey | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: MeshConfig | None = None
     seed: int = 0
 
     @property

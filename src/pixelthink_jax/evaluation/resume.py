@@ -31,6 +31,7 @@ _FREE = (
     "role",
     "chosen_on",
     "published",
+    "mesh",
     "seed",
     "bad_rows",
 )

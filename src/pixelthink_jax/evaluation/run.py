@@ -20,6 +20,8 @@ from pixelthink_jax.evaluation.protocols import evaluation_protocol
 from pixelthink_jax.evaluation.resume import StyleFiles, claim_folder
 from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
+from pixelthink_jax.runtime.hosts import from_first
+from pixelthink_jax.runtime.mesh import inference_mesh, own_mesh
 from pixelthink_jax.segmentation import check_out_dir, default_folder, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
 
@@ -29,7 +31,8 @@ def evaluate(
 ) -> LengthTable:
     """Runs an evaluation and writes its rows, summary, table and report to `config.out`.
 
-    What an earlier run of the same evaluation has done is read and not done again, see `evaluation.resume`.
+    What an earlier run of the same evaluation has done is read and not done again, see `evaluation.resume`. Where
+    several processes run, all of them call this, each reads and scores its share, and the first writes.
 
     Args:
         config: Models, questions and chain styles.
@@ -45,9 +48,10 @@ def evaluate(
     check_out_dir(config.out)
     check_leave(config, confirmed=confirmed)
     source = open_source(**vars(data))
-    segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder)
-    policy = load_policy(policy_folder, dtype=config.dtype, format=config.format)
-    folder = claim_folder(config, (policy_folder, segmenter_folder, data.path))
+    mesh = inference_mesh(config.mesh)
+    segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder, mesh=own_mesh(mesh))
+    policy = load_policy(policy_folder, dtype=config.dtype, format=config.format, mesh=mesh)
+    folder = from_first(lambda: claim_folder(config, (policy_folder, segmenter_folder, data.path)))
     size = config.size_billions or sum(leaf.size for leaf in jax.tree.leaves(policy.params)) / 1e9
     rows: dict[str, list[Row]] = {}
     details: dict[str, Details] = {}
@@ -62,7 +66,8 @@ def evaluate(
             keep_going=config.bad_rows == "count",
         )
         found, bad = _style_rows(evaluator, source, StyleFiles(folder, style), style, on_progress)
-        rows[style], judging = judged_rows(config, found, source, folder)
+        judged = from_first(lambda found=found: judged_rows(config, found, source, folder))
+        rows[style], judging = judged
         _check_counted(rows[style], bad)
         gflops = mean_gflops(found, policy.config, segmenter)
         details[style] = details_of(
@@ -71,10 +76,13 @@ def evaluate(
         trees[style] = details[style].tree() | ({"judging": judging.tree()} if judging else {})
     table = LengthTable(rows, {style: found.summaries for style, found in details.items()})
     about = to_tree(config) | {"role": config.split_role, "chosen_on": config.chosen_on}
-    table.save(folder, about=about, details=trees)
-    write_text(
-        folder / "report.html", evaluation_page(about, rows, details, source, reference=config.published)
-    )
+
+    def write() -> None:
+        table.save(folder, about=about, details=trees)
+        page = evaluation_page(about, rows, details, source, reference=config.published)
+        write_text(folder / "report.html", page)
+
+    from_first(write)
     return table
 
 
@@ -86,19 +94,19 @@ def _style_rows(
     on_progress: StyleProgress | None,
 ) -> tuple[list[Row], list[BadExample]]:
     """Rows of one chain style, in the order of the dataset: those that are there, and the others computed."""
-    rows, bad = files.load()
-    if files.finished.is_file() and len(rows) + len(bad) == len(source):
+    (rows, bad), finished = from_first(lambda: (files.load(), files.finished.is_file()))
+    if finished and len(rows) + len(bad) == len(source):
         return rows, bad
     done = {row.index for row in rows} | {item.index for item in bad}
     left = [index for index in range(len(source)) if index not in done]
     for window in evaluator.windows(source, left):
-        files.append(window)
+        from_first(lambda window=window: files.append(window))
         rows += [item for item in window if isinstance(item, Row)]
         bad += [item for item in window if isinstance(item, BadExample)]
         if on_progress:
             on_progress(style, len(rows) + len(bad), len(source))
     rows.sort(key=lambda row: row.index)
-    files.finish(rows)
+    from_first(lambda: files.finish(rows))
     return rows, bad
 
 

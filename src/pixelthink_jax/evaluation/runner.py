@@ -23,6 +23,7 @@ from pixelthink_jax.evaluation.scoring import Drawn, Judged, score_row, true_box
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.processing.prompts import user_text
+from pixelthink_jax.runtime.hosts import agreed, share, together
 from pixelthink_jax.segmentation import best_mask
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Completion, Example
@@ -74,8 +75,21 @@ class Evaluator:
             yield self._window(source, indices[start : start + room])
 
     def _window(self, source: ExampleSource, indices: Sequence[int]) -> list[Row | BadExample]:
-        found: dict[int, Row | BadExample] = {}
+        """Each process reads and scores its share, and all get to know all rows."""
+        own = [indices[i] for i in share(len(indices))]
+        read, bad = agreed(lambda: self._read(source, own))
+        read.sort(key=lambda item: expected_length(item[1]), reverse=True)
+        completions = ask(self.policy, [example for _, example, _ in read], self.generation)
+        parts = together(lambda: bad | self._rows(read, completions))
+        found = {index: item for part in parts for index, item in part.items()}
+        return [found[index] for index in indices]
+
+    def _read(
+        self, source: ExampleSource, indices: Sequence[int]
+    ) -> tuple[list[tuple[int, Example, float]], dict[int, Row | BadExample]]:
+        """The examples at `indices` with the seconds each took, and those that cannot be evaluated."""
         examples: list[tuple[int, Example, float]] = []
+        bad: dict[int, Row | BadExample] = {}
         for index in indices:
             start = time.perf_counter()
             try:
@@ -84,18 +98,16 @@ class Evaluator:
                 user_text(self.policy.processor.format.prompt, example.query)
                 true_box(example)
             except InputError as error:
-                found[index] = self._bad(index, error)
+                bad[index] = self._bad(index, error)
                 continue
             examples.append((index, example, time.perf_counter() - start))
-        examples.sort(key=lambda item: expected_length(item[1]), reverse=True)
-        if examples:
-            found |= self._rows(examples)
-        return [found[index] for index in indices]
+        return examples, bad
 
-    def _rows(self, read: list[tuple[int, Example, float]]) -> dict[int, Row | BadExample]:
-        """Asks, reads, draws and scores."""
+    def _rows(
+        self, read: list[tuple[int, Example, float]], completions: Sequence[Completion]
+    ) -> dict[int, Row | BadExample]:
+        """Reads, draws and scores."""
         examples = [example for _, example, _ in read]
-        completions = ask(self.policy, examples, self.generation)
         judged = [self._judge(*pair) for pair in zip(examples, completions, strict=True)]
         drawn = [None] * len(examples) if self.segmenter is None else draw(self.segmenter, examples, judged)
         rows: dict[int, Row | BadExample] = {}
@@ -183,7 +195,9 @@ def expected_length(example: Example) -> float:
 
 
 def ask(policy: Policy, examples: Sequence[Example], generation: Generation) -> list[Completion]:
-    """One greedy completion for each example."""
+    """One greedy completion for each example; a policy on several processes is asked by all of them at once."""
+    if not examples and not policy.spans_processes:
+        return []
     groups = policy.generate(
         [example.image for example in examples],
         [example.query for example in examples],

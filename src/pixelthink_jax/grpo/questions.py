@@ -68,7 +68,9 @@ class Questions:
         read: dict[int, Example] = {}
         while len(chosen) < self._config.prompts_per_step:
             drawn = [self._next_place() for _ in range(self._config.prompts_per_step - len(chosen))]
-            causes = joined(together(lambda drawn=drawn: [self._look(drawn[i], read) for i in share(len(drawn))]))
+            causes = joined(
+                together(lambda drawn=drawn: [self._look(drawn[i], read) for i in share(len(drawn))])
+            )
             for place, cause in zip(drawn, causes, strict=True):
                 if cause is None:
                     chosen.append(place)
@@ -77,7 +79,9 @@ class Questions:
                 self.skipped[cause] += 1
                 self._in_a_row += 1
                 if self._in_a_row >= self._length:
-                    raise InputError(f"data: none of its {self._length} rows can be used ({dict(self.skipped)})")
+                    raise InputError(
+                        f"data: none of its {self._length} rows can be used ({dict(self.skipped)})"
+                    )
         # Where rows were left out, some of those that take their place were read by another process.
         return [read[i] if i in read else self._source[i] for i in (chosen[j] for j in share(len(chosen)))]
 

@@ -76,6 +76,17 @@ def together(work: Callable[[], T]) -> list[T]:
     return [value for value, _ in found]
 
 
+def agreed(work: Callable[[], T]) -> T:
+    """What `work` returned in this process, once it has gone well in all; raises as `together` does.
+
+    >>> agreed(lambda: 3)
+    3
+    """
+    kept: list[T] = []
+    together(lambda: kept.append(work()))
+    return kept[0]
+
+
 def joined(parts: Sequence[Sequence[T]]) -> list[T]:
     """The lists of all processes as one.
 

@@ -195,6 +195,35 @@ def make_meshes(
     return Meshes(first, _mesh(other, first.devices.reshape(other.sizes)))
 
 
+def inference_mesh(config: MeshConfig | None) -> Mesh | None:
+    """The mesh of a command that does not train; None on one device.
+
+    Args:
+        config: The config key `mesh`; None is one device, and several processes use all of theirs along `data`.
+
+    Raises:
+        InputError: The axes do not fit the devices.
+    """
+    if config is None and jax.process_count() == 1:
+        return None
+    sizes = (config or MeshConfig()).resolved(jax.device_count())
+    if jax.device_count() == 1:
+        return None
+    return _make_mesh(Axes(("data", "fsdp", "tensor"), (sizes.data, sizes.fsdp, sizes.tensor)), None)
+
+
+def own_mesh(mesh: Mesh | None) -> Mesh | None:
+    """A mesh for what each process computes by itself: `mesh`, or of several processes this one's devices in a row."""
+    if mesh is None or not mesh.is_multi_process:
+        return mesh
+    own = np.array(jax.local_devices())
+    return (
+        None
+        if own.size == 1
+        else _mesh(Axes(("data", "fsdp", "tensor"), (own.size, 1, 1)), own.reshape(-1, 1, 1))
+    )
+
+
 def _make_mesh(axes: Axes, devices: Sequence[Any] | None) -> Mesh:
     if devices is None:
         return jax.make_mesh(axes.sizes, axes.names, axis_types=(AxisType.Auto,) * len(axes.names))

@@ -83,7 +83,9 @@ def find_launch(given: Launch, environ: Mapping[str, str]) -> Launch | None:
     ]
     if missing and _in_cluster(environ):
         return launch
-    where = f"--coordinator {launch.coordinator}" if launch.coordinator else f"--process-id {launch.process_id}"
+    where = (
+        f"--coordinator {launch.coordinator}" if launch.coordinator else f"--process-id {launch.process_id}"
+    )
     if missing:
         raise InputError(
             f"{where}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; give all three, or none "
@@ -94,7 +96,8 @@ def find_launch(given: Launch, environ: Mapping[str, str]) -> Launch | None:
         raise InputError(f"--coordinator {launch.coordinator}: expected HOST:PORT, such as 10.0.0.2:8476")
     if not 0 <= launch.process_id < launch.processes:
         raise InputError(
-            f"--process-id {launch.process_id}: expected 0 to {launch.processes - 1}, for --processes {launch.processes}"
+            f"--process-id {launch.process_id}: expected 0 to {launch.processes - 1} with --processes "
+            f"{launch.processes}"
         )
     return None if launch.processes == 1 else launch
 

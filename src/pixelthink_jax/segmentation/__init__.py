@@ -7,7 +7,7 @@ two models; `questions` reads many.
 from pixelthink_jax.segmentation.files import check_out_dir, result_record, write_segmentation
 from pixelthink_jax.segmentation.loading import default_folder, load_models, load_policy, load_segmenter
 from pixelthink_jax.segmentation.overlay import draw_overlay
-from pixelthink_jax.segmentation.pipeline import answer_in_image, best_mask, segment
+from pixelthink_jax.segmentation.pipeline import answer_in_image, best_mask, segment, segment_nothing
 
 __all__ = [
     "answer_in_image",
@@ -20,5 +20,6 @@ __all__ = [
     "load_segmenter",
     "result_record",
     "segment",
+    "segment_nothing",
     "write_segmentation",
 ]

@@ -10,6 +10,7 @@ import jax
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.policy_format import FORMATS, FormatName
+from pixelthink_jax.runtime.mesh import own_mesh
 from pixelthink_jax.segmenter import Segmenter
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -60,21 +61,29 @@ def load_policy(
     return replace(policy, loaded_processor=replace(processor, format=FORMATS[format]))
 
 
-def load_segmenter(folder: Path | None) -> Segmenter:
+def load_segmenter(folder: Path | None, *, mesh: jax.sharding.Mesh | None = None) -> Segmenter:
     """Opens a segmenter in float32.
 
     Args:
         folder: As `Segmenter.from_pretrained` takes it; None takes the tiny segmenter.
+        mesh: See there.
 
     Raises:
         InputError: See `Segmenter.from_pretrained`.
     """
-    return Segmenter.from_pretrained(folder or default_folder(TINY_SEGMENTER))
+    return Segmenter.from_pretrained(folder or default_folder(TINY_SEGMENTER), mesh=mesh)
 
 
 def load_models(
-    policy: Path | None, segmenter: Path | None, *, dtype: Dtype = "auto"
+    policy: Path | None,
+    segmenter: Path | None,
+    *,
+    dtype: Dtype = "auto",
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Policy, Segmenter]:
-    """Opens both models, the small one first: a mistake in its folder should not wait for the large one."""
-    loaded = load_segmenter(segmenter)
-    return load_policy(policy, dtype=dtype), loaded
+    """Opens both models, the small one first: a mistake in its folder should not wait for the large one.
+
+    Of a mesh of several processes each has a segmenter of its own.
+    """
+    loaded = load_segmenter(segmenter, mesh=own_mesh(mesh))
+    return load_policy(policy, dtype=dtype, mesh=mesh), loaded

@@ -10,6 +10,7 @@ keep their fractions and are clipped to the image, and a completion without an a
 import time
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -21,6 +22,7 @@ from pixelthink_jax.processing.images import ImageSource, load_image
 from pixelthink_jax.processing.policy_format import frame_size
 from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
+from pixelthink_jax.runtime.hosts import joined, together
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Answer, Completion, Masks, Point, Segmentation
 
@@ -39,6 +41,9 @@ def segment(
     max_thinking_tokens: int | None = None,
 ) -> Segmentation:
     """Answers one question about one image with a thought, a box, two points and a mask.
+
+    A policy that is spread over several processes is asked by all of them at once, each with a question of its own or
+    by `segment_nothing`.
 
     Where the policy names several objects (`vision_reasoner_json`) the mask is the union of theirs, the box encloses
     all, the points are the first one of the first and of the last object, and the score is the mean. A policy that
@@ -61,11 +66,15 @@ def segment(
         InputError: The image cannot be read, the question is empty, a setting cannot be used, or a model computes
             numbers that are not finite.
     """
-    _check_unicode(query)
     times = [time.perf_counter()]
     sampling = SamplingConfig(max_new_tokens, temperature=0.0, max_thinking_tokens=max_thinking_tokens)
-    pixels = load_image(image)
-    prompt = policy.processor.prompt(pixels, query, instruction=instruction)
+    try:
+        _check_unicode(query)
+        pixels = load_image(image)
+        prompt = policy.processor.prompt(pixels, query, instruction=instruction)
+    except InputError:
+        segment_nothing(policy, max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+        raise
     times.append(time.perf_counter())
     completion = _complete(policy, prompt, sampling)
     parsed = parse_completion(completion.text)
@@ -85,6 +94,15 @@ def segment(
         thinking_tokens=policy.processor.tokenizer.count(parsed.thinking or ""),
         seconds=stages | {"total": times[-1] - times[0]},
     )
+
+
+def segment_nothing(
+    policy: Policy, *, max_new_tokens: int = MAX_NEW_TOKENS, max_thinking_tokens: int | None = None
+) -> None:
+    """Takes part in a call of `segment` by other processes; nothing where the policy is this process's own."""
+    if policy.spans_processes:
+        sampling = SamplingConfig(max_new_tokens, temperature=0.0, max_thinking_tokens=max_thinking_tokens)
+        _completions(policy, [], sampling)
 
 
 def answer_in_image(answer: Target, *, frame: tuple[int, int], image_size: tuple[int, int]) -> Target | None:
@@ -144,13 +162,24 @@ def _check_unicode(query: str) -> None:
 
 def _complete(policy: Policy, prompt: Prompt, sampling: SamplingConfig) -> Completion:
     """The greedy completion of one prompt."""
-    keys = row_keys(0, 0, jnp.zeros(1, jnp.int32), 1)
-    [[completion]] = policy.completions(policy.rollout(policy.prompt_arrays([prompt]), keys, sampling))
+    [completion] = _completions(policy, [prompt], sampling)
     if not np.isfinite(completion.uncertainty):
         raise InputError(
             "policy: its token probabilities are not finite; run pixelthink verify on its folder, or load it in float32"
         )
     return completion
+
+
+def _completions(policy: Policy, own: list[Prompt], sampling: SamplingConfig) -> list[Completion]:
+    """Greedy completions of this process's prompts, decoded together with those of the others."""
+    parts = together(lambda: own) if policy.spans_processes else [own]
+    prompts = joined(parts)
+    if not prompts:
+        return []
+    keys = row_keys(0, 0, jnp.zeros(len(prompts), jnp.int32), 1)
+    groups = policy.completions(policy.rollout(policy.prompt_arrays(prompts), keys, sampling))
+    before = sum(map(len, parts[: jax.process_index()])) if policy.spans_processes else 0
+    return [completion for [completion] in groups[before : before + len(own)]]
 
 
 def _targets_in_image(

@@ -34,7 +34,7 @@ from pixelthink_jax.models.sam2.names import (
     tensor_table,
 )
 from pixelthink_jax.models.torch_zip import read_torch_zip, state_dict
-from pixelthink_jax.models.weights import read_params, write_params
+from pixelthink_jax.models.weights import ShardingFor, read_params, write_params
 
 _PREPROCESSOR = {
     "image_processor_type": "Sam2ImageProcessor",
@@ -50,12 +50,15 @@ _PREPROCESSOR = {
 }
 
 
-def load(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[Sam2Config, Params]:
+def load(
+    path: str | Path, *, dtype: Any = jnp.float32, sharding_for: ShardingFor | None = None
+) -> tuple[Sam2Config, Params]:
     """Reads a SAM2 model.
 
     Args:
         path: A folder or file as in the module's table.
         dtype: Dtype of the parameters.
+        sharding_for: Destination of a parameter from its path and shape; None is the default device.
 
     Returns:
         The configuration and the parameter tree.
@@ -76,7 +79,8 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[Sam2Config, Par
         config = _recognise(source)
     else:
         raise InputError(f"{path}: no {CONFIG_FILE} beside the weights; give a Hugging Face Sam2 folder")
-    return config, read_params(source, tensor_table(config), dtype=dtype, ignore=ignore)
+    table = tensor_table(config)
+    return config, read_params(source, table, dtype=dtype, sharding_for=sharding_for, ignore=ignore)
 
 
 def save(path: str | Path, params: Params, config: Sam2Config, *, dtype: Any = None) -> None:
