@@ -159,7 +159,9 @@ def fetch_large(tree: Any) -> Any:
         return tree
 
     def whole(leaf: Any) -> Any:
-        return np.stack([fetch(layer) for layer in leaf]) if leaf.ndim > 2 else fetch(leaf)
+        if leaf.ndim <= 2 or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return fetch(leaf)
+        return np.stack([np.asarray(_replicate(leaf.sharding.mesh)(leaf, i)) for i in range(len(leaf))])
 
     return jax.tree.map(whole, tree)
 
@@ -168,9 +170,13 @@ def _everywhere(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
     assert isinstance(leaf.sharding, NamedSharding) and isinstance(leaf.sharding.mesh, Mesh)
-    return _replicate(leaf.sharding.mesh)(leaf)
+    return _replicate(leaf.sharding.mesh)(leaf, ...)
 
 
 @cache
-def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
+def _replicate(mesh: Mesh) -> Callable[[jax.Array, Any], jax.Array]:
+    """Puts an array, or one layer of it, on every device of its mesh."""
+    place = NamedSharding(mesh, PartitionSpec())
+    whole = jax.jit(lambda leaf: leaf, out_shardings=place)
+    layer = jax.jit(lambda leaf, i: leaf[i], out_shardings=place)
+    return lambda leaf, which: whole(leaf) if which is ... else layer(leaf, which)
