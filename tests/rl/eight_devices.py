@@ -6,6 +6,7 @@ Prints one JSON object for each mesh: the largest differences, and what the comp
 import json
 import re
 import sys
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ import numpy as np
 import optax
 
 from pixelthink_jax.answers import parse_completion
+from pixelthink_jax.data.shapes import ShapeReason
+from pixelthink_jax.evaluation.config import Generation
+from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.sam2.sharding import sharding_for
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl.accuracy import answer_arrays, solution_arrays
 from pixelthink_jax.rl.objective import LossConfig
@@ -24,11 +29,15 @@ from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
 from pixelthink_jax.runtime.mesh import MeshConfig, Meshes, in_use, make_meshes
 from pixelthink_jax.runtime.train_state import begin
+from pixelthink_jax.segmenter import Segmenter
+from tests.evaluation import tiny
 from tests.models.qwen_small import gradient_difference, named_params
+from tests.rl.compiled_programs import programs
 from tests.rl.tiny_policy import pictures, tiny_config, tiny_processor
 
 GROUP, TOKENS = 4, 10
 PROMPTS = 8
+PROGRAMS = [1, 4, 2], [1, 8, 1], [1, 2, 4]
 SOLUTION = "<box>(1,2),(9,9)</box><points>(3,3),(5,5)</points>"
 CONFIG = tiny_config(tiny_processor(), hidden=64)
 DESCENT = optax.chain(optax.trace(0.9), optax.sgd(1.0))
@@ -124,6 +133,65 @@ def whole_leaves(state, mesh):
     ]
 
 
+def metric_difference(name, found, expected):
+    """Relative to the metric, or to what it is a difference of: the drift is one of log-probabilities."""
+    scale = expected["entropy"] if name == "sampler_drift" else max(abs(expected[name]), 1e-2)
+    return float(abs(found - expected[name]) / scale)
+
+
+@cache
+def drawn(mesh):
+    """Logits of the masks of eight prompts, and the masks."""
+    plain = tiny.tiny_segmenter()
+    places = sharding_for(mesh) if mesh is not None else None
+    params = read_params_of(plain, places)
+    found = Segmenter(params, plain.config).predict_batch(
+        pictures(((70, 90), (64, 64), (90, 50), (64, 64)) * 2, seed=3),
+        [(5.0, 6.0, 40.0, 44.0)] * 8,
+        [((10.0 + i, 20.0),) for i in range(8)],
+    )
+    return np.stack([masks.logits for masks in found]), [masks.masks for masks in found]
+
+
+def read_params_of(segmenter, places):
+    if places is None:
+        return segmenter.params
+
+    def place(path, leaf):
+        return jax.device_put(leaf, places("/".join(str(key.key) for key in path), leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(place, segmenter.params)
+
+
+def segmentation_difference(mesh):
+    """Of the logits, relative; and pixels that differ."""
+    (logits, masks), (expected, truth) = drawn(mesh), drawn(None)
+    pixels = sum(int((a != b).sum()) for a, b in zip(masks, truth, strict=True))
+    return [float(np.abs(logits - expected).max() / np.abs(expected).max()), pixels]
+
+
+@cache
+def evaluated(mesh):
+    """Completions and masks of an evaluation."""
+    owner = tiny.tiny_policy()
+    if mesh is not None:
+        owner = owner.with_params(
+            jax.device_put(owner.params, qwen_vl.tree_shardings(owner.params, mesh, owner.config))
+        )
+    rows = evaluate_policy(
+        owner, [ShapeReason("tuning")[i] for i in range(5)], generation=Generation(12, batch_size=4)
+    )
+    return [(row.id, row.text) for row in rows], [row.uncertainty for row in rows]
+
+
+def evaluation_difference(mesh):
+    (texts, found), (expected, uncertainty) = evaluated(mesh), evaluated(None)
+    return [
+        sum(a != b for a, b in zip(texts, expected, strict=True)),
+        float(np.abs(np.subtract(found, uncertainty)).max()),
+    ]
+
+
 def compare(shape, prompts_per_step, micro_batches, plain):
     owner, prompts = policy(), questions(prompts_per_step)
     meshes = make_meshes(
@@ -141,9 +209,9 @@ def compare(shape, prompts_per_step, micro_batches, plain):
         "logprobs": float(np.abs(other.logprobs - rollout.logprobs).max()),
         "smallest_gap": float(rollout.gaps[rollout.mask].min()),
         "gradient": float(gradient_difference(moved, gradient)),
-        "metrics": max(
-            float(abs(measured[name] - value) / max(1e-3, abs(value))) for name, value in metrics.items()
-        ),
+        "metrics": max((metric_difference(name, measured[name], metrics), name) for name in metrics),
+        "segmentation": segmentation_difference(meshes.train),
+        "evaluation": evaluation_difference(meshes.train),
         "whole": whole_leaves(after, meshes.train),
         "collectives": sorted(set(re.findall(r" (all-[a-z]+|reduce-scatter|collective-permute)", text))),
     }
@@ -159,6 +227,16 @@ def main():
             batch = batch_of(owner, questions(count), rollout, micro)
             plain[count, micro] = rollout, update(owner, Meshes(None, None), batch, micro)[:2]
         print(json.dumps(compare(shape, count, micro, plain[count, micro])), flush=True)
+    owner = policy()
+    arrays, batch = (
+        owner.prompt_arrays(questions(PROMPTS)),
+        batch_of(owner, questions(PROMPTS), plain[PROMPTS, 1][0], 1),
+    )
+    for shape in PROGRAMS:
+        place = owner.processor.image_config
+        first = shape == PROGRAMS[0]
+        found = programs(CONFIG, MeshConfig(*shape), arrays, batch, GROUP, owner.rules, place, update=first)
+        print(json.dumps(found | {"program": shape}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,8 @@
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,4 +105,71 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path, change: str) -> Non
     with pytest.raises(InputError, match="does not fit this run's model") as caught:
         again.restore(like)
     assert "\n" not in str(caught.value)
+    again.close()
+
+
+def biggest(folder: Path) -> Path:
+    return max((each for each in folder.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
+
+
+def cut(folder: Path) -> None:
+    os.truncate(biggest(folder / "state"), 100)
+
+
+def overwrite(folder: Path) -> None:
+    file = biggest(folder / "state")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    file.write_bytes(data)
+
+
+def lose(folder: Path) -> None:
+    shutil.rmtree(folder / "state")
+
+
+@pytest.mark.parametrize("damage", [cut, overwrite, lose])
+def test_a_damaged_checkpoint_is_named_with_the_one_before_it(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, every=1)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), {})
+    checkpoints.close()
+    damage(tmp_path / "checkpoints" / "2")
+    again = Checkpoints(tmp_path, every=1)
+    with pytest.raises(
+        InputError, match=r"/2: damaged .*remove that folder to continue from step 1"
+    ) as caught:
+        again.restore(make_state(0))
+    assert "\n" not in str(caught.value)
+    again.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    last = Checkpoints(tmp_path, every=1)
+    assert_same(last.restore(make_state(0))[1], make_state(1))
+    last.close()
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """Files above a size cannot be written, as on a full disk; what Orbax says differs in its last words only."""
+    noise = {"w": jnp.asarray(np.random.default_rng(0).normal(size=100_000), jnp.float32)}
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, noise, {})
+    checkpoints.save(2, noise, {})  # which waits for the first
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        checkpoints._manager.wait_until_finished()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        checkpoints.save(3, noise, {})
+        with pytest.raises(
+            InputError, match=r"cannot be written \(File too large\); step 2 is the newest"
+        ) as caught:
+            checkpoints.close()
+        assert "\n" not in str(caught.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    again = Checkpoints(tmp_path, every=1)
+    step, state, _ = again.restore(noise)
+    assert step == 2
+    assert_same(state, noise)
     again.close()
