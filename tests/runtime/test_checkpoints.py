@@ -108,6 +108,15 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path, change: str) -> Non
     again.close()
 
 
+def make_noise(step: int) -> dict[str, Any]:
+    """Larger than what describes it, and not to be compressed."""
+    return {"w": jnp.asarray(np.random.default_rng(step).normal(size=50_000), jnp.float32)}
+
+
+def describe(folder: Path) -> None:
+    os.truncate(folder / "state" / "_METADATA", 30)
+
+
 def biggest(folder: Path) -> Path:
     return max((each for each in folder.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
 
@@ -127,31 +136,31 @@ def lose(folder: Path) -> None:
     shutil.rmtree(folder / "state")
 
 
-@pytest.mark.parametrize("damage", [cut, overwrite, lose])
+@pytest.mark.parametrize("damage", [cut, overwrite, lose, describe])
 def test_a_damaged_checkpoint_is_named_with_the_one_before_it(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     checkpoints = Checkpoints(tmp_path, every=1)
     for step in (1, 2):
-        checkpoints.save(step, make_state(step), {})
+        checkpoints.save(step, make_noise(step), {})
     checkpoints.close()
     damage(tmp_path / "checkpoints" / "2")
     again = Checkpoints(tmp_path, every=1)
     with pytest.raises(
         InputError, match=r"/2: damaged .*remove that folder to continue from step 1"
     ) as caught:
-        again.restore(make_state(0))
+        again.restore(make_noise(0))
     assert "\n" not in str(caught.value)
     again.close()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     last = Checkpoints(tmp_path, every=1)
-    assert_same(last.restore(make_state(0))[1], make_state(1))
+    assert_same(last.restore(make_noise(0))[1], make_noise(1))
     last.close()
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     """Files above a size cannot be written, as on a full disk; what Orbax says differs in its last words only."""
-    noise = {"w": jnp.asarray(np.random.default_rng(0).normal(size=100_000), jnp.float32)}
+    noise = make_noise(0)
     checkpoints = Checkpoints(tmp_path, every=1)
     checkpoints.save(1, noise, {})
     checkpoints.save(2, noise, {})  # which waits for the first

@@ -5,6 +5,7 @@ are asynchronous and complete atomically, so a kill at any moment leaves the new
 usable.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +68,8 @@ class Checkpoints:
             restored = self._manager.restore(step, args=items)
         except (ValueError, KeyError) as error:
             folder, said = self._manager.directory, str(error).splitlines()[0]
-            if "not found in the checkpoint" in said or "TensorStore" in said:
+            lost = "not found in the checkpoint" in said or "TensorStore" in said
+            if lost or isinstance(error, json.JSONDecodeError):
                 raise self._damaged(step, said) from error
             raise InputError(
                 f"checkpoint {folder}/{step}: does not fit this run's model and optimizer ({said:.200}); use another "
