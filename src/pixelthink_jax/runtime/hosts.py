@@ -133,8 +133,6 @@ def put(leaf: Any, place: Sharding) -> jax.Array:
     """An array at its place; each process gives its devices their parts of what all of them hold alike."""
     if place.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
         return jax.device_put(leaf, place)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(put(jax.random.key_data(leaf), place), impl=jax.random.key_impl(leaf))
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
 
@@ -146,7 +144,7 @@ def put_tree(tree: T, places: Any) -> T:
     return jax.tree.map(put, tree, places)
 
 
-def fetch(tree: T) -> T:
+def fetch(tree: Any) -> Any:
     """Arrays of any placement as numpy arrays, whole, in every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
