@@ -160,9 +160,10 @@ def _records(path: Path, records: list[Any], kind: str) -> Inspection:
 def _json(path: Path) -> Inspection:
     tree = read_json(path)
     if isinstance(tree, dict) and {"images", "annotations"} <= tree.keys():
-        first = tree["annotations"][0] if tree["annotations"] else {}
+        annotations = tree["annotations"] if isinstance(tree["annotations"], list) else []
+        first = annotations[0] if annotations else {}
         remark = f"masks of 840x840 sets: files: {{instances: {path}}}"
-        return Inspection("COCO instances", len(tree["annotations"]), _columns(first), None, (remark,))
+        return Inspection("COCO instances", len(annotations), _columns(first), None, (remark,))
     if isinstance(tree, dict) and "shapes" in tree:
         return Inspection("one ReasonSeg record", 1, _columns(tree), None, ("give its folder",))
     return _records(path, _listed(tree, path), "a JSON list")
@@ -176,7 +177,9 @@ def _listed(tree: Any, path: Path) -> list[Any]:
     return tree
 
 
-def _columns(record: Mapping[str, Any]) -> dict[str, str]:
+def _columns(record: Any) -> dict[str, str]:
+    if not isinstance(record, Mapping):
+        return {}
     return {str(key): f"{type(value).__name__}: {_short(value)}" for key, value in record.items()}
 
 

@@ -75,16 +75,19 @@ def check_polygon(flat: Any, height: int, width: int, where: str) -> None:
     """Refuses what is no polygon on the image.
 
     Raises:
-        InputError: It has not three points, its numbers are no numbers, or no part of it is on the image.
+        InputError: It has not three points, its numbers are no numbers, no part of it is on the image, or a point is
+            more than the image's size away from it, which would take for ever to draw.
     """
     numbers = flat if isinstance(flat, (list, tuple)) else []
-    if len(numbers) % 2 or not all(_is_number(v) for v in numbers):
+    if len(numbers) % 2 or not all(is_number(v) for v in numbers):
         raise InputError(f"{where}: a polygon is {flat!r:.60}, expected x, y, x, y, ... in finite numbers")
     if len(numbers) < 6:
         raise InputError(f"{where}: a polygon of {len(numbers) // 2} points; expected at least 3")
     xs, ys = numbers[::2], numbers[1::2]
     if max(xs) < 0 or max(ys) < 0 or min(xs) >= width or min(ys) >= height:
         raise InputError(f"{where}: a polygon lies outside its image of {width}x{height} pixels")
+    if min(min(xs) / width, min(ys) / height) < -1 or max(max(xs) / width, max(ys) / height) > 2:
+        raise InputError(f"{where}: a polygon reaches far outside its image of {width}x{height} pixels")
 
 
 def decode_rle(code: Mapping[str, Any], height: int, width: int, where: str) -> Bool[np.ndarray, "H W"]:
@@ -94,7 +97,7 @@ def decode_rle(code: Mapping[str, Any], height: int, width: int, where: str) -> 
         InputError: Its size is not the image's, or its runs do not fill it.
     """
     size, counts = code.get("size"), code.get("counts")
-    if not isinstance(size, (list, tuple)) or [int(v) for v in size] != [height, width]:
+    if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
         raise InputError(
             f"{where}: an RLE of size {size} for an image of [{height}, {width}] (height, width)"
         )
@@ -131,7 +134,8 @@ def _runs(text: str | bytes) -> list[int] | None:
     return None if shift else runs
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

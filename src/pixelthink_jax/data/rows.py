@@ -153,11 +153,23 @@ def cell_bytes(value: Any, where: str) -> bytes:
         InputError: There is none.
     """
     data = value.get("bytes") or value.get("path") if isinstance(value, dict) else value
-    if isinstance(data, str) and Path(data).is_file():
-        return Path(data).read_bytes()
+    if isinstance(data, str) and data:
+        return file_bytes(Path(data), where)
     if not isinstance(data, bytes) or not data:
         raise InputError(f"{where}: image is {value!r:.60}, expected bytes or the path of a file")
     return data
+
+
+def file_bytes(path: Path, where: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InputError: It is missing, or no file.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: {str(path):.200} cannot be read ({type(error).__name__})") from error
 
 
 def load_picture(source: Any, where: str) -> UInt8[np.ndarray, "H W 3"]:

@@ -16,6 +16,7 @@ from pixelthink_jax.config import from_tree
 from pixelthink_jax.data.config import DatasetConfig, FilesConfig
 from pixelthink_jax.data.inspection import inspect_path
 from pixelthink_jax.data.masks import pack_mask
+from pixelthink_jax.data.rows import file_bytes
 from pixelthink_jax.data.sources import open_files, open_source
 from pixelthink_jax.data.sources.plain_pickle import read_plain_pickle
 from pixelthink_jax.data.sources.reasonseg import draw_shapes
@@ -75,7 +76,7 @@ def test_840_rows_that_do_not_fit_their_annotations(tmp_path):
     rows = open_source(
         "refcocog_840", path=tmp_path, files=FilesConfig(instances=str(tmp_path / "instances.json"))
     )
-    refuses("annotation 9: it or its image is not there", lambda: rows[0])
+    refuses("annotation 9: it is not there", lambda: rows[0])
     refuses("names no annotations", lambda: rows[1], "parquet, row 1")
 
 
@@ -156,10 +157,24 @@ def test_an_expression_of_grefcoco_means_any_number_of_objects(tmp_path):
         ({"ann_id": []}, "record 0: expected ref_id"),
         ({"ref_id": None}, "record 0: expected ref_id"),
         ({"ann_id": [-1], "image_id": 8}, "reference 0: image 8 is not in"),
-        ({"ann_id": [9]}, "annotation 9: it or its image is not there"),
+        ({"ann_id": [9]}, "annotation 9: it is not there"),
     ):
         path.write_text(json.dumps([whole[0] | wrong, *whole[1:]]))
         refuses(says, lambda: open_source("grefcoco", path=root)[0])
+    path.write_text(json.dumps(whole))
+    for place, wrong, says in (
+        ("images", {"width": 10**30}, "is said to have"),
+        ("images", {"file_name": None}, "or without name and size"),
+        ("images", {"file_name": "\ud83d.jpg"}, r"\\ud83d.jpg"),
+        ("annotations", {"image_id": []}, "image \\[\\] is not in"),
+        ("annotations", {"segmentation": [[0, 0, 1e30, 0, 9, 9]]}, "reaches far outside"),
+        ("annotations", {"segmentation": {"size": [[], 50], "counts": [2000]}}, "an RLE of size"),
+    ):
+        tree = instances((1, [SQUARE]), (2, [TRIANGLE]))
+        tree[place][0] |= wrong
+        (root / "grefcoco" / "instances.json").write_text(json.dumps(tree))
+        refuses(says, lambda: open_source("grefcoco", path=root)[0])
+    refuses("cannot be read", lambda: file_bytes(tmp_path / "none.jpg", "here"), "here")
 
 
 def test_a_pickle_with_code_runs_nothing(tmp_path):

@@ -11,6 +11,7 @@ from pixelthink_jax.data.masks import count_layers
 from pixelthink_jax.data.sources.json_files import read_json
 from pixelthink_jax.data.targets import FRAME
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.processing.images import MAX_IMAGE_PIXELS
 
 
 class Instances:
@@ -25,48 +26,45 @@ class Instances:
         self.path = Path(path)
         tree = read_json(self.path)
         try:
-            self.images: dict[int, Mapping[str, Any]] = {image["id"]: image for image in tree["images"]}
-            self._annotations = {row["id"]: row for row in tree["annotations"]}
-        except (KeyError, TypeError) as error:
+            self._images: dict[int, Mapping[str, Any]] = {image["id"]: image for image in tree["images"]}
+            self._annotations: dict[int, Mapping[str, Any]] = {row["id"]: row for row in tree["annotations"]}
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"dataset {self.path}: not COCO instances (images and annotations, each with an id)"
             ) from error
 
-    def image_id(self, annotation: int) -> Any:
-        """The image that an annotation is on.
-
-        Raises:
-            InputError: There is no such annotation.
-        """
-        self.image_of(annotation)
-        return self._annotations[annotation]["image_id"]
-
     def image(self, number: Any, where: str) -> Mapping[str, Any]:
-        """An image record by its id.
+        """An image record by its id: `file_name`, `width`, `height`.
 
         Args:
             number: The id.
             where: What asks for it, for the message.
 
         Raises:
-            InputError: There is none.
+            InputError: There is none, or it is damaged.
         """
-        found = self.images.get(number)
-        if found is None:
-            raise InputError(f"{where}: image {number!r:.40} is not in {self.path}")
+        found = self._images.get(number) if type(number) is int else None
+        kinds = {"file_name": str, "width": int, "height": int}
+        if found is None or any(type(found.get(key)) is not kind for key, kind in kinds.items()):
+            raise InputError(f"{where}: image {number!r:.40} is not in {self.path}, or without name and size")
+        width, height = found["width"], found["height"]
+        if min(width, height) < 1 or width * height > MAX_IMAGE_PIXELS:
+            size = f"{width!s:.20}x{height!s:.20}"
+            raise InputError(
+                f"{where}: image {number} is said to have {size} pixels; expected 1 to {MAX_IMAGE_PIXELS}"
+            )
         return found
 
     def image_of(self, annotation: int) -> Mapping[str, Any]:
-        """The image record of an annotation: `file_name`, `width`, `height`.
+        """The image record of an annotation.
 
         Raises:
             InputError: There is no such annotation or image.
         """
         row = self._annotations.get(annotation)
-        image = None if row is None else self.images.get(row.get("image_id"))
-        if image is None or not all(type(image.get(key)) is int for key in ("width", "height")):
-            raise InputError(f"{self.path}, annotation {annotation}: it or its image is not there")
-        return image
+        if row is None:
+            raise InputError(f"{self.path}, annotation {annotation}: it is not there")
+        return self.image(row.get("image_id"), f"{self.path}, annotation {annotation}")
 
     def layers(self, annotation: int, *, framed: bool = False) -> UInt8[np.ndarray, "H W"]:
         """How many parts of the annotation lie on each pixel.

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixelthink_jax.data.masks import IGNORE, Mask, count_layers
+from pixelthink_jax.data.masks import IGNORE, Mask, count_layers, is_number
 from pixelthink_jax.data.rows import (
     cell_bytes,
     cell_image,
     check_text,
+    file_bytes,
     load_picture,
     make_example,
     mask_solution,
@@ -65,7 +66,8 @@ class JsonlSource:
 
     def picture(self, index: int) -> bytes:
         """The file of a row's picture."""
-        return (self._path.parent / self._rows[index][1]["image"]).read_bytes()
+        where, row = self._rows[index]
+        return file_bytes(self._path.parent / row["image"], where)
 
 
 class OwnTable:
@@ -247,7 +249,7 @@ def _parts(value: Any) -> Any:
 
 def _filled(box: Any, height: int, width: int, where: str) -> np.ndarray:
     """A box of inclusive pixels `[x1, y1, x2, y2]` as a mask, cut to the picture."""
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(type(v) in (int, float) for v in box):
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(is_number, box)):
         raise InputError(f"{where}: box is {box!r:.60}, expected [x1, y1, x2, y2] in pixels")
     x1, y1, x2, y2 = (int(np.clip(v, -1, side)) for v, side in zip(box, (width, height) * 2, strict=True))
     mask = np.zeros((height, width), bool)

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from pixelthink_jax.data.masks import IGNORE, Mask, check_polygon
 from pixelthink_jax.data.polygon_fill import fill_polygon
-from pixelthink_jax.data.rows import cell_bytes, cell_image, load_picture, make_example
+from pixelthink_jax.data.rows import cell_bytes, cell_image, file_bytes, load_picture, make_example
 from pixelthink_jax.data.sources.frame840 import column_names
 from pixelthink_jax.data.sources.json_files import read_json
 from pixelthink_jax.data.sources.tables import Table, table_files
@@ -117,7 +117,8 @@ class ReasonSegSource:
 
     def picture(self, index: int) -> bytes:
         """The file of a row's picture."""
-        return self._picture(self._rows[index][0]).read_bytes()
+        path = self._picture(self._rows[index][0])
+        return file_bytes(path, f"dataset {path}")
 
     def _wordings(self, name: str, texts: str | None) -> int:
         """Rows that a picture gives; one where its file cannot be read, so that the row names it."""

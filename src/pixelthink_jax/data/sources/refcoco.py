@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from pixelthink_jax.data.rows import listed_object, load_picture, make_example, mask_solution
+from pixelthink_jax.data.rows import file_bytes, listed_object, load_picture, make_example, mask_solution
 from pixelthink_jax.data.sources.coco import find_instances
 from pixelthink_jax.data.sources.json_files import read_json
 from pixelthink_jax.data.sources.plain_pickle import read_plain_pickle
@@ -101,7 +101,7 @@ class RefCocoSource:
     def picture(self, index: int) -> bytes:
         """The file of a row's picture."""
         ref, _ = self._rows[index]
-        return self._picture_path(ref).read_bytes()
+        return file_bytes(self._picture_path(ref), self._where(ref))
 
     def framed_mask(self, index: int) -> Bool[np.ndarray, "H W"]:
         """The one object of a row in the 840 frame."""
@@ -125,8 +125,9 @@ class RefCocoSource:
     def _picture_path(self, ref: Mapping[str, Any]) -> Path:
         annotations = annotations_of(ref)
         # A question without a target has no annotation, and says itself which picture it is about.
-        number = self._instances.image_id(annotations[0]) if annotations else ref.get("image_id")
-        return self._images / str(self._instances.image(number, self._where(ref))["file_name"])
+        about = self._instances.image_of(annotations[0]) if annotations else None
+        record = about or self._instances.image(ref.get("image_id"), self._where(ref))
+        return self._images / record["file_name"]
 
     def _where(self, ref: Mapping[str, Any]) -> str:
         about = f"reference {ref['ref_id']}" if self._name == GENERALIZED else f"annotation {ref['ann_id']}"
