@@ -78,7 +78,7 @@ class Instances:
         """
         image, where = self.image_of(annotation), f"{self.path}, annotation {annotation}"
         width, height = image["width"], image["height"]
-        parts = self._annotations[annotation].get("segmentation")
+        parts: Any = self._annotations[annotation].get("segmentation")
         layers = count_layers(parts, height, width, where)
         if not framed:
             return layers
