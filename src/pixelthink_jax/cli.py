@@ -76,6 +76,10 @@ COMMANDS = {
         "Score difficulty and write reference chains for a dataset, by a large model.",
         "pixelthink annotate --config configs/annotate_endpoint.yaml --estimate",
     ),
+    "convert": Command(
+        "Turn a run's checkpoint or an Orbax folder into a Hugging Face folder, or the other way round.",
+        "pixelthink convert runs/tiny --out models/mine",
+    ),
     "plan": Command(
         "Say whether a run fits a TPU slice or GPUs one does not have, and how fast it could be.",
         "pixelthink plan --config configs/pixelthink_7b.yaml --topology v5e-16",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pixelthink_jax import Policy
+from pixelthink_jax.convert import convert, convert_adapter
 from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
@@ -163,7 +164,7 @@ def test_bad_rows_are_left_out_and_counted_in_the_log(config):
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "up_proj"))])
-def test_bfloat16_trains_the_text_or_an_adapter_of_it(config, lora):
+def test_bfloat16_trains_the_text_or_an_adapter_of_it(config, lora, tmp_path):
     settings = replace(
         config,
         dtype="bfloat16",
@@ -183,7 +184,13 @@ def test_bfloat16_trains_the_text_or_an_adapter_of_it(config, lora):
     assert [row["loss"] for row in restored.history] == [row["loss"] for row in run.history]
     assert run.history[1]["kl"] > 0  # the policy has left the reference
     assert run.history[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    convert(config.out, tmp_path / "converted")
+    ways = [tmp_path / "converted", Path(config.out) / "policy"]
+    assert len({(folder / "model.safetensors").read_bytes() for folder in ways}) == 1
     if lora is not None:
+        convert_adapter(config.out, tmp_path / "adapter")
+        ways = [tmp_path / "adapter", Path(config.out) / "adapter"]
+        assert len({(folder / "adapter_model.safetensors").read_bytes() for folder in ways}) == 1
         merged = start.with_adapter(Path(config.out) / "adapter")
         exported = Policy.from_pretrained(Path(config.out) / "policy", dtype="bfloat16")
         same = jax.tree.map(lambda a, b: bool((a == b).all()), merged.params, exported.params)

@@ -5,6 +5,7 @@ are asynchronous and complete atomically, so a kill at any moment leaves the new
 usable.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.array_folders import open_arrays, save_args
+from pixelthink_jax.runtime.stored_arrays import StoredArray
+
+_FOLDER = "checkpoints"
 
 
 class Checkpoints:
@@ -21,7 +26,7 @@ class Checkpoints:
         """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves."""
         self._every = every
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(folder).resolve() / "checkpoints", options=options)
+        self._manager = ocp.CheckpointManager(Path(folder).resolve() / _FOLDER, options=options)
 
     def latest_step(self) -> int | None:
         """The newest complete step; None when there is none."""
@@ -33,7 +38,10 @@ class Checkpoints:
             return
         if self._manager.latest_step() == step:
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
+        chunks = jax.tree.map(save_args, state)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state, save_args=chunks), extra=ocp.args.JsonSave(extra)
+        )
         self._manager.save(step, args=items, force=True)
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]]:
@@ -61,3 +69,39 @@ class Checkpoints:
         """Waits for the save under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def has_checkpoints(folder: str | Path) -> bool:
+    """Whether this is the folder of a run that has saved something."""
+    return bool(_steps(Path(folder)))
+
+
+def open_checkpoint(
+    folder: str | Path, step: int | None = None
+) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
+    """A checkpoint of a run, to be read part by part: its step, its arrays by path, its `extra`.
+
+    Args:
+        folder: The run.
+        step: Which; None takes the newest.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    folder = Path(folder)
+    steps = _steps(folder)
+    if not steps or (step is not None and step not in steps):
+        there = f"there are {', '.join(map(str, steps))}" if steps else "there are none"
+        raise InputError(f"{folder}: no checkpoint of step {'any' if step is None else step}; {there}")
+    step = steps[-1] if step is None else step
+    place = folder / _FOLDER / str(step)
+    try:
+        extra = json.loads((place / "extra" / "metadata").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: damaged ({error}); use an earlier checkpoint") from error
+    return step, open_arrays(place / "state"), extra
+
+
+def _steps(folder: Path) -> list[int]:
+    names = (folder / _FOLDER).iterdir() if (folder / _FOLDER).is_dir() else ()
+    return sorted(int(place.name) for place in names if place.name.isdigit())
