@@ -99,34 +99,35 @@ def _of_run(place: Path, step: int | None, dtype: str | None) -> Source:
         for path, leaf in arrays.items()
         if path.startswith("params/")
     }
-    adapter = None
-    if config.lora is None:
+    lora = config.lora
+    if lora is None:
+        adapter, leaves = None, _cast(base | trained, wanted)
         needed = {path for path in base if qwen_vl.is_trained(path, freeze_vision=config.freeze_vision)}
     else:
-        paths = [f"text/blocks/{PROJECTIONS[target]}" for target in config.lora.targets]
+        adapter, leaves = Adapter(lora, trained, folder or place), base
+        paths = [f"text/blocks/{PROJECTIONS[target]}" for target in lora.targets]
         needed = {f"{path}/{name}" for path in paths for name in ("lora_a", "lora_b")}
     if wrong := sorted(needed ^ trained.keys()):
         said = "lacks" if wrong[0] in needed else "holds an unknown"
         raise InputError(
             f"{place}: the checkpoint of step {step} {said} parameter {wrong[0]}; it is of another run"
         )
-    if config.lora is None:
-        leaves = _cast(base | trained, wanted)
-    else:
-        adapter = Adapter(config.lora, trained, folder or place)
-        merged = {
-            f"{path}/kernel": qwen_vl.merged_leaf(
-                base[f"{path}/kernel"],
-                trained[f"{path}/lora_a"],
-                trained[f"{path}/lora_b"],
-                config.lora.scale,
-                config.dtype,
-            )
-            for path in paths
-        }
-        leaves = _cast(base | merged, wanted)
+    if lora is not None:
+        leaves = _cast(base | _merged(base, trained, lora, config.dtype), wanted)
     qwen_vl.check_leaves(leaves, model, where=f"{place}, step {step}")
     return Source(_about(place) | {"step": step}, "orbax", model, leaves, save, adapter)
+
+
+def _merged(
+    base: dict[str, StoredArray], adapter: dict[str, StoredArray], lora: LoraConfig, dtype: str
+) -> dict[str, StoredArray]:
+    """The kernels that an adapter changes, with it."""
+    merged = {}
+    for target in lora.targets:
+        path = f"text/blocks/{PROJECTIONS[target]}"
+        a, b = adapter[f"{path}/lora_a"], adapter[f"{path}/lora_b"]
+        merged[f"{path}/kernel"] = qwen_vl.merged_leaf(base[f"{path}/kernel"], a, b, lora.scale, dtype)
+    return merged
 
 
 def _begun(

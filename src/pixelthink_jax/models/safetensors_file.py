@@ -84,7 +84,7 @@ def write_tensors(
         for tensor in ordered:
             before = file.tell()
             for block in blocks(tensor):
-                file.write(np.ascontiguousarray(block, tensor.dtype).reshape(-1).view(np.uint8))
+                file.write(np.ascontiguousarray(block, tensor.dtype).reshape(-1).view(np.uint8).data)
             if file.tell() - before != tensor.nbytes:
                 raise ValueError(
                     f"{tensor.name}: {file.tell() - before} bytes came, {tensor.nbytes} were said"

@@ -97,14 +97,15 @@ class _BlockwiseHandler(ocp.type_handlers.NumpyHandler):
         super().__init__(deepcopy_host_arrays=False)
         self._turn = asyncio.Lock()
 
-    async def _open_and_write(self, value: StoredArray, tspec: dict[str, Any], ts_context: Any) -> None:
+    async def _open_and_write(self, value: Any, tspec: dict[str, Any], ts_context: Any) -> None:
         import tensorstore as ts
 
         async with self._turn:
             target = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
-            rows = target.chunk_layout.write_chunk.shape[0] if value.shape else 1
-            for start in range(0, value.shape[0], rows) if value.shape else ():
-                block = slice(start, min(start + rows, value.shape[0]))
-                await target[block].write(np.ascontiguousarray(value[block]))
             if not value.shape:
                 await target.write(value[()])
+                return
+            (rows, *_) = target.chunk_layout.write_chunk.shape or value.shape
+            for start in range(0, value.shape[0], rows or 1):
+                block = slice(start, min(start + (rows or 1), value.shape[0]))
+                await target[block].write(np.ascontiguousarray(value[block]))
