@@ -18,6 +18,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalDataConfig, Generation
 from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.grpo.config import DifficultyConfig, HeldOutConfig
+from pixelthink_jax.grpo.dry_run import dry_run
 from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.rl.budgets import ConstantBudget
 from pixelthink_jax.rl.length import NoPenalty
@@ -94,6 +95,19 @@ def test_a_run_logs_every_step_and_leaves_a_policy_that_loads(config):
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), loaded.params, tiny_policy().params)
     assert max(jax.tree.leaves(moved)) > 1e-3
     assert "4 of 4 steps" in (Path(config.out) / "policy" / "README.md").read_text()
+
+
+def test_a_dry_run_says_what_the_run_takes_and_keeps_nothing(config, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    found = dry_run(replace(config, steps=101))
+    assert set(tmp_path.rglob("*")) == before
+    assert found.row["id"].startswith("tuning-") and found.row["query"] and "reward" in found.row
+    assert len(found.steps) == 2 and found.host_bytes > 2**27
+    first, warm = (step["seconds/step"] for step in found.steps)
+    assert found.seconds == pytest.approx(first + 100 * warm)
+    assert found.device_bytes is None  # the CPU does not tell
+    with pytest.raises(InputError, match="gone: no such folder"):
+        dry_run(replace(config, policy=str(tmp_path / "gone")))
 
 
 def test_a_stopped_run_continues_bit_for_bit(config, tmp_path):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from pixelthink_jax import __version__
+from pixelthink_jax.commands import config_path
+from pixelthink_jax.errors import InputError
 
 State = Literal["ok", "warn", "fail"]
 
@@ -41,6 +43,10 @@ _CACHES = (
 class Args:
     """Flags of `pixelthink doctor`."""
 
+    checkpoint: Path | None = None
+    """Write a checkpoint of 64 MiB below this folder, read it again and remove it: where runs will save theirs."""
+    config: Path | None = None
+    """Read a row of the data of this run config."""
     json: bool = False
     """Print the findings as one JSON list instead of lines."""
 
@@ -62,7 +68,7 @@ class Finding:
 
 def main(args: Args) -> int:
     """Prints the findings; status 1 if one of them is a failure."""
-    findings = list(examine())
+    findings = [*examine(), *_tried(args)]
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -74,7 +80,7 @@ def main(args: Args) -> int:
 def examine() -> Iterator[Finding]:
     """Looks at the interpreter, the libraries, the devices, memory, the tiny models and the caches."""
     yield Finding("ok", "pixelthink", __version__)
-    yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}")
+    yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}, on {platform.node()}")
     libraries = [_library(*row) for row in _LIBRARIES]
     yield from libraries
     yield _torch()
@@ -83,6 +89,25 @@ def examine() -> Iterator[Finding]:
     yield _host_memory()
     yield from (_tiny_model(name) for name in _TINY_MODELS)
     yield from (_cache(*row) for row in _CACHES)
+
+
+def _tried(args: Args) -> Iterator[Finding]:
+    """What was asked to be tried for real."""
+    from pixelthink_jax.commands._rehearsal import try_checkpoint, try_row
+
+    asked = {
+        "checkpoint": (args.checkpoint, try_checkpoint),
+        "row of data": (
+            args.config and (config_path(["--config", str(args.config)]) or args.config),
+            try_row,
+        ),
+    }
+    for what, (path, attempt) in asked.items():
+        if path is not None:
+            try:
+                yield Finding("ok", what, attempt(path))
+            except InputError as error:
+                yield Finding("fail", what, str(error))
 
 
 def _library(module: str, distribution: str, purpose: str) -> Finding:
@@ -119,7 +144,11 @@ def _devices() -> Iterator[Finding]:
             "fail", "devices", f"{' '.join(str(error).split())}; JAX_PLATFORMS=cpu works everywhere"
         )
         return
-    for device in devices:
+    process, count = jax.process_index(), jax.process_count()
+    yield Finding(
+        "ok", "process", f"{process} of {count}, with {len(jax.local_devices())} of {len(devices)} devices"
+    )
+    for device in jax.local_devices():
         stats = device.memory_stats() or {}
         memory = f", {_gib(stats['bytes_limit'])} of memory for JAX" if "bytes_limit" in stats else ""
         yield Finding("ok", f"device {device.id}", f"{device.platform} {device.device_kind}{memory}")
