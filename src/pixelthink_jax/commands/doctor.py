@@ -16,6 +16,7 @@ from typing import Literal
 from pixelthink_jax import __version__
 from pixelthink_jax.commands import config_path
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.compiled_programs import compiled_folder
 
 State = Literal["ok", "warn", "fail"]
 
@@ -35,7 +36,7 @@ _LIBRARIES = (
 _TINY_MODELS = ("pixelthink-tiny", "sam2-tiny-shapes")
 _CACHES = (
     ("HF_HOME", "~/.cache/huggingface", "downloaded models"),
-    ("JAX_COMPILATION_CACHE_DIR", "", "compiled programs"),
+    ("JAX_COMPILATION_CACHE_DIR", str(compiled_folder()), "compiled programs (of CPUs only if it is set)"),
 )
 
 
@@ -184,8 +185,8 @@ def _tiny_model(name: str) -> Finding:
 def _cache(variable: str, default: str, holds: str) -> Finding:
     """Where a cache lies and how much room its disk has left."""
     place = os.environ.get(variable) or default
-    if not place:
-        return Finding("ok", variable, f"not set; name a folder there to keep {holds}")
+    if "://" in place:
+        return Finding("ok", variable, f"{place} for {holds}, an object store")
     path = Path(place).expanduser()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     room = f"{_gib(shutil.disk_usage(existing).free)} free"

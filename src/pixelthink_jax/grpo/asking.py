@@ -20,6 +20,7 @@ from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch
 from pixelthink_jax.runtime.meter import Stopwatch
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
+from pixelthink_jax.runtime.recompilation import CompileWatch
 from pixelthink_jax.types import Example
 
 REMEDIES = (
@@ -54,6 +55,7 @@ class Asker:
     def __init__(self, policy: Policy, sampler: Sampler, scorer: Scorer, config: TrainConfig):
         """See the class."""
         self._policy, self._sampler, self._scorer, self._config = policy, sampler, scorer, config
+        self._compiling = CompileWatch()
 
     def __call__(self, step: int, params: Any, questions: Questions, seconds: Stopwatch) -> Asked:
         """The completions of a step.
@@ -83,7 +85,7 @@ class Asker:
         ]
         arrays = self._policy.prompt_arrays(prompts)
         seconds.lap("host")
-        with out_of_memory("rollout", REMEDIES):
+        with out_of_memory("rollout", REMEDIES), self._compiling("rollout", step, arrays):
             rollout = jax.device_get(self._sampler(params, arrays, step=step, attempt=attempt))
         seconds.lap("rollout")
         return Asked(examples, prompts, arrays, rollout, self._scorer(step, rollout, prompts, examples))

@@ -44,6 +44,7 @@ from pixelthink_jax.runtime.meter import Metrics, Stopwatch
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
 from pixelthink_jax.runtime.profiling import Profiler
+from pixelthink_jax.runtime.recompilation import CompileWatch
 from pixelthink_jax.runtime.run_log import JsonLines, RunLog
 from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.segmentation import load_policy, load_segmenter
@@ -85,6 +86,7 @@ class _Parts:
     held_out: ExampleSource | None
     meshes: Meshes
     seconds: Stopwatch = field(default_factory=Stopwatch)
+    compiling: CompileWatch = field(default_factory=CompileWatch)
 
     def shardings(self, tree: Any) -> Any:
         """Where each leaf of a training state goes; None on one device."""
@@ -183,7 +185,7 @@ def _one_step(
     )
     seconds.lap("host")
     mesh = parts.meshes.train
-    with out_of_memory("update", REMEDIES), in_use(mesh):
+    with out_of_memory("update", REMEDIES), in_use(mesh), parts.compiling("update", step, batch):
         batch = place_batch(batch, mesh)
         state, found = parts.update(state, parts.frozen, parts.reference, batch)
         found = jax.device_get(found)

@@ -16,8 +16,10 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
+from pixelthink_jax.runtime.recompilation import CompileWatch
 from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
@@ -43,6 +45,7 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
             finite.
     """
     out = Path(config.out)
+    keep_compiled_programs()
     if config.policy:
         policy = Policy.from_pretrained(config.policy, dtype=config.dtype)
     else:
@@ -85,10 +88,12 @@ def _train(
         remat=config.remat,
         unroll=config.unroll,
     )
-    meter = Meter(config.log_every, last=config.steps)
+    meter, compiling = Meter(config.log_every, last=config.steps), CompileWatch()
     with closing(RunLog(config.out, resume_step=done)) as log:
         for step, stage, batch, position in stage_batches(config, policy.processor, done, start):
-            state, metrics = train_step(state, frozen, to_device(batch, policy))
+            arrays = to_device(batch, policy)
+            with compiling("update", step, arrays):
+                state, metrics = train_step(state, frozen, arrays)
             row = meter.update(step, metrics)
             if row:
                 if not np.isfinite(row["loss"]):
