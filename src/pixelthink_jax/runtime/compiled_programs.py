@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 
 def compiled_folder() -> Path:
@@ -21,17 +22,18 @@ def keep_compiled_programs() -> str | None:
     """
     import jax
 
-    if not jax.config.read("jax_enable_compilation_cache"):
+    settings: Any = jax.config  # its attributes are made while jax is imported
+    if not settings.jax_enable_compilation_cache:
         return None
-    folder = jax.config.read("jax_compilation_cache_dir")
+    folder = settings.jax_compilation_cache_dir
     if folder is None:
         if jax.default_backend() == "cpu":
             return None
         folder = str(compiled_folder())
         # What is in it is run, so nobody else may write there.
         compiled_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        jax.config.update("jax_compilation_cache_dir", folder)
+        settings.update("jax_compilation_cache_dir", folder)
     # JAX leaves out what compiles within a second; a start compiles hundreds of those.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
