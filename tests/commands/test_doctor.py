@@ -45,14 +45,14 @@ def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
 
 
 def test_a_checkpoint_is_written_read_and_removed(tmp_path):
-    assert "MiB/s" in _rehearsal.try_checkpoint(tmp_path / "new" / "runs")
+    assert "MiB/s" in _rehearsal.try_checkpoint(str(tmp_path / "new" / "runs"))
     assert not (tmp_path / "new" / "runs").exists()
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "thesis.txt").write_text("years of work")
-    _rehearsal.try_checkpoint(tmp_path / "here")
+    _rehearsal.try_checkpoint(str(tmp_path / "here"))
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["thesis.txt"]
-    with pytest.raises(InputError, match="no checkpoint can be written or read there"):
-        _rehearsal.try_checkpoint(tmp_path / "here" / "thesis.txt")
+    with pytest.raises(InputError, match="no checkpoint can be written, read and removed there"):
+        _rehearsal.try_checkpoint(str(tmp_path / "here" / "thesis.txt"))
 
 
 def test_a_checkpoint_that_comes_back_otherwise_is_a_failure(tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_comes_back_otherwise_is_a_failure(tmp_path, monkeypat
         Checkpoints, "restore", lambda self, like: (*restore(self, like)[:2], {"tried": False})
     )
     with pytest.raises(InputError, match="is not the one that was written"):
-        _rehearsal.try_checkpoint(tmp_path)
+        _rehearsal.try_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["tiny", "sft_tiny", "eval_shapereason"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import cache
@@ -28,6 +29,7 @@ from pixelthink_jax.runtime.optim import OptimConfig
 from pixelthink_jax.runtime.run_log import read_log
 from tests.evaluation.tiny import tiny_policy
 from tests.grpo.holes import WithHoles
+from tests.runtime.store import store  # noqa: F401 - a fixture
 
 TIMED = ("seconds/", "tokens_per_second", "update_tflops_per_second")
 
@@ -128,6 +130,23 @@ def test_a_stopped_run_continues_bit_for_bit(config, tmp_path):
     assert untimed(second.history) == untimed(whole.history)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), second.policy.params, whole.policy.params)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_run_lives_on_an_object_store(config, store):  # noqa: F811
+    shutil.copytree(config.policy, store / "models" / "start")
+    away = replace(config, out="fake://runs/mine", policy="fake://models/start", evaluation=HeldOutConfig())
+
+    def stop(step, metrics, rows):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not train(away, callbacks=[stop]).finished
+    assert (store / "runs" / "mine" / "checkpoints" / "1").is_dir()
+    history = train(replace(away, steps=2)).history
+    assert [row["step"] for row in history] == [1, 2]
+    assert read_log(store / "runs" / "mine") == history
+    assert len((store / "runs" / "mine" / "completions.jsonl").read_text().splitlines()) == 12
+    Policy.from_pretrained("fake://runs/mine/policy", dtype="float32")
 
 
 def test_dynamic_sampling_asks_other_questions_where_all_are_paid_alike(config):

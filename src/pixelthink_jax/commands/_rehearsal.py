@@ -1,6 +1,5 @@
 """What `pixelthink doctor` tries for real: a checkpoint where runs will write theirs, a row of the data of a config."""
 
-import shutil
 import time
 import uuid
 from pathlib import Path
@@ -11,8 +10,8 @@ from pixelthink_jax.errors import InputError
 _TRIED_BYTES = 64 * 2**20
 
 
-def try_checkpoint(folder: Path) -> str:
-    """Writes a checkpoint of 64 MiB below a folder, reads it again, removes it, and says how fast that was.
+def try_checkpoint(folder: str) -> str:
+    """Writes a checkpoint of 64 MiB below a folder or address, reads it again, removes it, says how fast that was.
 
     Raises:
         InputError: One of the three does not work, or what is read is not what was written.
@@ -20,38 +19,35 @@ def try_checkpoint(folder: Path) -> str:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from etils import epath
 
     from pixelthink_jax.runtime.checkpoints import Checkpoints
+    from pixelthink_jax.runtime.remote import is_remote, remote_path
 
-    there = folder.exists()
-    place = folder / f"doctor-{uuid.uuid4().hex[:8]}"
+    parent = remote_path(folder) if is_remote(folder) else epath.Path(folder)
+    there, name = parent.exists(), f"doctor-{uuid.uuid4().hex[:8]}"
     state = {"bits": jnp.arange(_TRIED_BYTES // 4, dtype=jnp.uint32), "step": jnp.int32(1)}
     began = time.perf_counter()
     try:
-        checkpoints = Checkpoints(place, every=1)
+        checkpoints = Checkpoints(f"{folder}/{name}", every=1)
         checkpoints.save(1, state, {"tried": True})
         checkpoints.close()
         written = time.perf_counter()
-        checkpoints = Checkpoints(place, every=1)
+        checkpoints = Checkpoints(f"{folder}/{name}", every=1)
         _, back, extra = checkpoints.restore(state)
         checkpoints.close()
         read = time.perf_counter()
+        (parent / name if there else parent).rmtree()
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{folder}: no checkpoint can be written or read there ({reason:.200}); check disk, permissions and "
+            f"{folder}: no checkpoint can be written, read and removed there ({reason:.200}); check permissions and "
             "credentials"
         ) from error
-    finally:
-        shutil.rmtree(place if there else folder, ignore_errors=True)
     same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), state, back)
     if extra != {"tried": True} or not all(jax.tree.leaves(same)):
         raise InputError(
             f"{folder}: a checkpoint read there is not the one that was written; use another disk"
-        )
-    if place.exists():
-        raise InputError(
-            f"{place}: cannot be removed again, and old checkpoints could not; check the permissions"
         )
     mib = _TRIED_BYTES / 2**20
     return f"written at {mib / (written - began):.0f} MiB/s, read at {mib / (read - written):.0f}, removed: {folder}"

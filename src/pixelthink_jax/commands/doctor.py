@@ -44,8 +44,8 @@ _CACHES = (
 class Args:
     """Flags of `pixelthink doctor`."""
 
-    checkpoint: Path | None = None
-    """Write a checkpoint of 64 MiB below this folder, read it again and remove it: where runs will save theirs."""
+    checkpoint: str | None = None
+    """Write a checkpoint of 64 MiB below this folder or address, read and remove it: where runs will save."""
     config: Path | None = None
     """Read a row of the data of this run config."""
     json: bool = False

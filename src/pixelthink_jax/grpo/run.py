@@ -45,6 +45,7 @@ from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
 from pixelthink_jax.runtime.profiling import Profiler
 from pixelthink_jax.runtime.recompilation import CompileWatch
+from pixelthink_jax.runtime.remote import mirrored
 from pixelthink_jax.runtime.run_log import JsonLines, RunLog
 from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.segmentation import load_policy, load_segmenter
@@ -122,6 +123,18 @@ def train(
         InputError: A setting, a model, a data row or a custom reward cannot be used, memory does not suffice, or loss
             or gradient stopped being finite.
     """
+    with mirrored(config.out) as files:
+        return _train(config, files, reward, dataset, callbacks)
+
+
+def _train(
+    config: TrainConfig,
+    files: Path,
+    reward: Callable[..., Any] | None,
+    dataset: ExampleSource | None,
+    callbacks: Sequence[Callback],
+) -> Run:
+    """The run, whose files but checkpoints go to `files`."""
     with ExitStack() as stack:
         source = dataset if dataset is not None else _open(config.data)
         parts = _open_parts(config, reward)
@@ -131,12 +144,10 @@ def train(
             closing(Questions(source, config, open_difficulty(config.difficulty), state=position))
         )
         log = stack.enter_context(
-            closing(RunLog(config.out, resume_step=done, wandb_project=config.wandb_project))
+            closing(RunLog(files, resume_step=done, wandb_project=config.wandb_project))
         )
-        profiler = stack.enter_context(closing(Profiler(config.out, config.profile_steps)))
-        rows = stack.enter_context(
-            closing(JsonLines(Path(config.out) / "completions.jsonl", resume_step=done))
-        )
+        profiler = stack.enter_context(closing(Profiler(files, config.profile_steps)))
+        rows = stack.enter_context(closing(JsonLines(files / "completions.jsonl", resume_step=done)))
         stopping = stack.enter_context(_stop_requests())
         summaries, step = None, done
         while step < config.steps and not stopping.is_set():
@@ -154,10 +165,10 @@ def train(
             extra = {"questions": questions.state(), "config": to_tree(config)}
             checkpoints.save(step, state, extra, force=step == config.steps or stopping.is_set())
         history = log.rows()
-    policy, folder = parts.policy_at(state), Path(config.out) / "policy"
+    policy, folder = parts.policy_at(state), files / "policy"
     policy.export(folder, dtype=config.export_dtype)
     if config.lora is not None:
-        policy.export_adapter(Path(config.out) / "adapter", config.lora)
+        policy.export_adapter(files / "adapter", config.lora)
     write_card(folder, config, history, summaries)
     return Run(policy, history, summaries, finished=step == config.steps)
 

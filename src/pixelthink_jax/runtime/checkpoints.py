@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.array_folders import open_arrays, save_args
+from pixelthink_jax.runtime.remote import is_remote, remote_path
 from pixelthink_jax.runtime.stored_arrays import StoredArray
 
 _FOLDER = "checkpoints"
@@ -23,10 +24,14 @@ class Checkpoints:
     """The numbered checkpoints of one run folder."""
 
     def __init__(self, folder: str | Path, *, every: int, keep: int = 2):
-        """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves."""
+        """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves.
+
+        The folder may be an address on an object store.
+        """
         self._every = every
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(folder).resolve() / _FOLDER, options=options)
+        place = remote_path(str(folder)) if is_remote(folder) else Path(folder).resolve()
+        self._manager = ocp.CheckpointManager(place / _FOLDER, options=options)
 
     def latest_step(self) -> int | None:
         """The newest complete step; None when there is none."""
