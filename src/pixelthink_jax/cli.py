@@ -77,7 +77,7 @@ COMMANDS = {
         "pixelthink annotate --config configs/annotate_endpoint.yaml --estimate",
     ),
     "convert": Command(
-        "Turn a run's checkpoint or an Orbax folder into a Hugging Face folder, or the other way round.",
+        "Turn a run or an Orbax folder into a Hugging Face folder, or the other way round.",
         "pixelthink convert runs/tiny --out models/mine",
     ),
     "plan": Command(
