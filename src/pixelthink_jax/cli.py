@@ -25,6 +25,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 from typing import NamedTuple
 
 from pixelthink_jax import __version__
@@ -78,6 +79,10 @@ COMMANDS = {
     "annotate": Command(
         "Score difficulty and write reference chains for a dataset, by a large model.",
         "pixelthink annotate --config configs/annotate_endpoint.yaml --estimate",
+    ),
+    "convert": Command(
+        "Turn a run or an Orbax folder into a Hugging Face folder, or the other way round.",
+        "pixelthink convert runs/tiny --out models/mine",
     ),
     "plan": Command(
         "Say whether a run fits a TPU slice or GPUs one does not have, and how fast it could be.",
@@ -150,7 +155,7 @@ def _run(argv: list[str]) -> int:
     return module.main(args) or 0
 
 
-def _parse(module: ModuleType, name: str, argv: list[str]) -> object:
+def _parse(module: ModuleType, name: str, argv: list[str]) -> Any:
     """The command's `Args` from its flags; what tyro refuses in a box becomes one line."""
     import tyro
 

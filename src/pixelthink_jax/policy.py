@@ -23,6 +23,7 @@ from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 from pixelthink_jax.runtime.hosts import fetch, fetch_large, from_first, joined, together
 from pixelthink_jax.runtime.mesh import decode_mesh, in_use, mesh_of
+from pixelthink_jax.runtime.remote import is_remote, local_copy
 from pixelthink_jax.types import Completion, GenerationCost
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
@@ -52,7 +53,8 @@ class Policy:
         """Reads a Hugging Face folder; each tensor goes straight to its device or devices.
 
         Args:
-            path: Folder with `config.json` and safetensors; `logits` and `export` need no more than these.
+            path: Folder with `config.json` and safetensors; `logits` and `export` need no more than these. One on an
+                object store is copied to this machine first.
             dtype: Dtype of the parameters and of the computation; None keeps the stored one.
             mesh: Devices with axes named as in `qwen_vl.sharding`; None uses the default device.
 
@@ -60,6 +62,7 @@ class Policy:
             InputError: The folder is not a supported model, or a tensor is missing, unknown or of another
                 shape.
         """
+        path = local_copy(str(path)) if is_remote(path) else path
         sharding_for = None
         if mesh is not None:
             model = qwen_vl.read_model_config(path)

@@ -1,8 +1,12 @@
 """`pixelthink doctor`: findings, and a status that says whether the package can work."""
 
 import json
+from pathlib import Path
 
-from pixelthink_jax.commands import doctor
+import pytest
+
+from pixelthink_jax.commands import _rehearsal, doctor
+from pixelthink_jax.errors import InputError
 
 
 def test_reports_versions_devices_and_memory(capsys):
@@ -10,6 +14,7 @@ def test_reports_versions_devices_and_memory(capsys):
     findings = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
     assert findings["jax"]["state"] == findings["flax"]["state"] == "ok"
     assert findings["device 0"]["says"].startswith("cpu")
+    assert findings["process"]["says"].startswith("0 of 1")
     assert findings["computation"]["says"].endswith("4096")
     assert "GiB" in findings["host"]["says"]
     assert {"pixelthink-tiny", "sam2-tiny-shapes", "HF_HOME"} <= set(findings)
@@ -37,3 +42,37 @@ def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
     assert doctor._cache("HF_HOME", "", "models").state == "warn"
+
+
+def test_a_checkpoint_is_written_read_and_removed(tmp_path):
+    assert "MiB/s" in _rehearsal.try_checkpoint(str(tmp_path / "new" / "runs"))
+    assert not (tmp_path / "new" / "runs").exists()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "thesis.txt").write_text("years of work")
+    _rehearsal.try_checkpoint(str(tmp_path / "here"))
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="no checkpoint can be written, read and removed there"):
+        _rehearsal.try_checkpoint(str(tmp_path / "here" / "thesis.txt"))
+
+
+def test_a_checkpoint_that_comes_back_otherwise_is_a_failure(tmp_path, monkeypatch):
+    from pixelthink_jax.runtime.checkpoints import Checkpoints
+
+    restore = Checkpoints.restore
+    monkeypatch.setattr(
+        Checkpoints, "restore", lambda self, like: (*restore(self, like)[:2], {"tried": False})
+    )
+    with pytest.raises(InputError, match="is not the one that was written"):
+        _rehearsal.try_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tiny", "sft_tiny", "eval_shapereason"])
+def test_a_row_of_each_kind_of_config_is_read(name):
+    assert "pixels" in _rehearsal.try_row(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+
+
+def test_data_that_is_not_there_is_a_finding_with_status_1(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda: iter(()))
+    (tmp_path / "run.yaml").write_text("out: x\ndata: {name: jsonl, path: gone.jsonl}\n")
+    assert doctor.main(doctor.Args(config=tmp_path / "run.yaml")) == 1
+    assert capsys.readouterr().out.startswith("fail  row of data")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import cache
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 from pixelthink_jax import Policy
+from pixelthink_jax.convert import convert, convert_adapter
 from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.shapes import ShapeReason
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.grpo.config import DifficultyConfig, HeldOutConfig
+from pixelthink_jax.grpo.dry_run import dry_run
 from pixelthink_jax.models.qwen_vl import LoraConfig
 from pixelthink_jax.processing.policy_format import FORMATS, PolicyFormat
 from pixelthink_jax.rl.budgets import ConstantBudget
@@ -29,6 +32,7 @@ from pixelthink_jax.runtime.run_log import read_log
 from tests.data.sources.genuine import frame840_table, write_parquet
 from tests.evaluation.tiny import tiny_policy
 from tests.grpo.holes import WithHoles
+from tests.runtime.store import store  # noqa: F401 - a fixture
 
 TIMED = ("seconds/", "tokens_per_second", "update_tflops_per_second")
 
@@ -98,6 +102,19 @@ def test_a_run_logs_every_step_and_leaves_a_policy_that_loads(config):
     assert "4 of 4 steps" in (Path(config.out) / "policy" / "README.md").read_text()
 
 
+def test_a_dry_run_says_what_the_run_takes_and_keeps_nothing(config, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    found = dry_run(replace(config, steps=101))
+    assert set(tmp_path.rglob("*")) == before
+    assert found.row["id"].startswith("tuning-") and found.row["query"] and "reward" in found.row
+    assert len(found.steps) == 2 and found.host_bytes > 2**27
+    first, warm = (step["seconds/step"] for step in found.steps)
+    assert found.seconds == pytest.approx(first + 100 * warm)
+    assert found.device_bytes is None  # the CPU does not tell
+    with pytest.raises(InputError, match="gone: no such folder"):
+        dry_run(replace(config, policy=str(tmp_path / "gone")))
+
+
 def test_a_stopped_run_continues_bit_for_bit(config, tmp_path):
     whole = train(config, reward=vowels)
     broken = replace(config, out=str(tmp_path / "broken"))
@@ -116,6 +133,23 @@ def test_a_stopped_run_continues_bit_for_bit(config, tmp_path):
     assert untimed(second.history) == untimed(whole.history)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), second.policy.params, whole.policy.params)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_run_lives_on_an_object_store(config, store):  # noqa: F811
+    shutil.copytree(config.policy, store / "models" / "start")
+    away = replace(config, out="fake://runs/mine", policy="fake://models/start", evaluation=HeldOutConfig())
+
+    def stop(step, metrics, rows):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not train(away, callbacks=[stop]).finished
+    assert (store / "runs" / "mine" / "checkpoints" / "1").is_dir()
+    history = train(replace(away, steps=2)).history
+    assert [row["step"] for row in history] == [1, 2]
+    assert read_log(store / "runs" / "mine") == history
+    assert len((store / "runs" / "mine" / "completions.jsonl").read_text().splitlines()) == 12
+    Policy.from_pretrained("fake://runs/mine/policy", dtype="float32")
 
 
 def test_dynamic_sampling_asks_other_questions_where_all_are_paid_alike(config):
@@ -166,7 +200,7 @@ def test_bad_rows_are_left_out_and_counted_in_the_log(config):
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "up_proj"))])
-def test_bfloat16_trains_the_text_or_an_adapter_of_it(config, lora):
+def test_bfloat16_trains_the_text_or_an_adapter_of_it(config, lora, tmp_path):
     settings = replace(
         config,
         dtype="bfloat16",
@@ -186,7 +220,13 @@ def test_bfloat16_trains_the_text_or_an_adapter_of_it(config, lora):
     assert [row["loss"] for row in restored.history] == [row["loss"] for row in run.history]
     assert run.history[1]["kl"] > 0  # the policy has left the reference
     assert run.history[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    convert(config.out, tmp_path / "converted")
+    ways = [tmp_path / "converted", Path(config.out) / "policy"]
+    assert len({(folder / "model.safetensors").read_bytes() for folder in ways}) == 1
     if lora is not None:
+        convert_adapter(config.out, tmp_path / "adapter")
+        ways = [tmp_path / "adapter", Path(config.out) / "adapter"]
+        assert len({(folder / "adapter_model.safetensors").read_bytes() for folder in ways}) == 1
         merged = start.with_adapter(Path(config.out) / "adapter")
         exported = Policy.from_pretrained(Path(config.out) / "policy", dtype="bfloat16")
         same = jax.tree.map(lambda a, b: bool((a == b).all()), merged.params, exported.params)

@@ -28,8 +28,8 @@ from pixelthink_jax.models.weights import (
     read_config,
     read_params,
     tensor_names,
-    write_params,
 )
+from pixelthink_jax.models.writing import write_params
 
 TABLE = [
     TensorSpec("stem.weight", "stem/kernel", (4, 3, 2, 2), CONV_TO_DENSE),

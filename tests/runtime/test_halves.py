@@ -41,6 +41,7 @@ def descend(params, gradients, config):
     step = jax.jit(lambda state, grads: updated(state, grads, optimizer))
     for gradient in gradients:
         state = step(state, gradient)
+    assert step._cache_size() == 1
     if state.low is None:
         return jax.tree.map(lambda x: np.asarray(x, np.float32), state.params), state
     return jax.tree.map(np.asarray, jax.tree.map(join_halves, state.params, state.low)), state

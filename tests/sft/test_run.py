@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pixelthink_jax.config import from_tree
+from pixelthink_jax.convert import convert
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.runtime.meter import Meter
@@ -122,8 +123,10 @@ def test_killed_runs_go_on_as_if_they_had_not_been(folder: Path) -> None:
     assert [row["step"] for row in metrics(folder / "whole")] == list(range(1, 8))
     assert [row["stage"] for row in metrics(folder / "whole")] == [0.0] * 4 + [1.0] * 3
     jax.tree.map(np.testing.assert_array_equal, joined.params, whole.params)
-    weights = [(folder / out / "policy" / "model.safetensors").read_bytes() for out in ("broken", "whole")]
-    assert weights[0] == weights[1]
+    convert(folder / "whole", folder / "whole" / "converted")
+    written = ("broken/policy", "whole/policy", "whole/converted")
+    weights = [(folder / out / "model.safetensors").read_bytes() for out in written]
+    assert weights[0] == weights[1] == weights[2]
     losses = [row["loss"] for row in metrics(folder / "whole")]
     assert losses[-1] < losses[0]
     # A finished run is not run again, and its policy loads.

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from pixelthink_jax import __version__
+from pixelthink_jax.commands import config_path
+from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.compiled_programs import compiled_folder
 
 State = Literal["ok", "warn", "fail"]
 
@@ -33,7 +36,7 @@ _LIBRARIES = (
 _TINY_MODELS = ("pixelthink-tiny", "sam2-tiny-shapes")
 _CACHES = (
     ("HF_HOME", "~/.cache/huggingface", "downloaded models"),
-    ("JAX_COMPILATION_CACHE_DIR", "", "compiled programs"),
+    ("JAX_COMPILATION_CACHE_DIR", str(compiled_folder()), "compiled programs (of CPUs only if it is set)"),
 )
 
 
@@ -41,6 +44,10 @@ _CACHES = (
 class Args:
     """Flags of `pixelthink doctor`."""
 
+    checkpoint: str | None = None
+    """Write a checkpoint of 64 MiB below this folder or address, read and remove it: where runs will save."""
+    config: Path | None = None
+    """Read a row of the data of this run config."""
     json: bool = False
     """Print the findings as one JSON list instead of lines."""
 
@@ -62,7 +69,7 @@ class Finding:
 
 def main(args: Args) -> int:
     """Prints the findings; status 1 if one of them is a failure."""
-    findings = list(examine())
+    findings = [*examine(), *_tried(args)]
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -74,7 +81,7 @@ def main(args: Args) -> int:
 def examine() -> Iterator[Finding]:
     """Looks at the interpreter, the libraries, the devices, memory, the tiny models and the caches."""
     yield Finding("ok", "pixelthink", __version__)
-    yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}")
+    yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}, on {platform.node()}")
     libraries = [_library(*row) for row in _LIBRARIES]
     yield from libraries
     yield _torch()
@@ -83,6 +90,25 @@ def examine() -> Iterator[Finding]:
     yield _host_memory()
     yield from (_tiny_model(name) for name in _TINY_MODELS)
     yield from (_cache(*row) for row in _CACHES)
+
+
+def _tried(args: Args) -> Iterator[Finding]:
+    """What was asked to be tried for real."""
+    from pixelthink_jax.commands._rehearsal import try_checkpoint, try_row
+
+    asked = {
+        "checkpoint": (args.checkpoint, try_checkpoint),
+        "row of data": (
+            args.config and (config_path(["--config", str(args.config)]) or args.config),
+            try_row,
+        ),
+    }
+    for what, (path, attempt) in asked.items():
+        if path is not None:
+            try:
+                yield Finding("ok", what, attempt(path))
+            except InputError as error:
+                yield Finding("fail", what, str(error))
 
 
 def _library(module: str, distribution: str, purpose: str) -> Finding:
@@ -119,7 +145,11 @@ def _devices() -> Iterator[Finding]:
             "fail", "devices", f"{' '.join(str(error).split())}; JAX_PLATFORMS=cpu works everywhere"
         )
         return
-    for device in devices:
+    process, count = jax.process_index(), jax.process_count()
+    yield Finding(
+        "ok", "process", f"{process} of {count}, with {len(jax.local_devices())} of {len(devices)} devices"
+    )
+    for device in jax.local_devices():
         stats = device.memory_stats() or {}
         memory = f", {_gib(stats['bytes_limit'])} of memory for JAX" if "bytes_limit" in stats else ""
         yield Finding("ok", f"device {device.id}", f"{device.platform} {device.device_kind}{memory}")
@@ -155,8 +185,8 @@ def _tiny_model(name: str) -> Finding:
 def _cache(variable: str, default: str, holds: str) -> Finding:
     """Where a cache lies and how much room its disk has left."""
     place = os.environ.get(variable) or default
-    if not place:
-        return Finding("ok", variable, f"not set; name a folder there to keep {holds}")
+    if "://" in place:
+        return Finding("ok", variable, f"{place} for {holds}, an object store")
     path = Path(place).expanduser()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     room = f"{_gib(shutil.disk_usage(existing).free)} free"

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import tyro
 
-import tyro
-
 from pixelthink_jax.commands import config_path, settings_of
 from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config

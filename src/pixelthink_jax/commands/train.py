@@ -24,6 +24,8 @@ class Args(LaunchFlags, TrainConfig):
     machine: str | None = None
     """Machine whose settings in the config are taken, such as v5e-16; `pixelthink plan` says whether they fit."""
     machines: tyro.conf.Suppress[dict[str, dict[str, Any]]] = field(default_factory=dict)
+    dry_run: bool = False
+    """Open everything and make two steps, keep nothing, and say what memory and time the run will take."""
 
 
 def defaults(argv: list[str]) -> Args:
@@ -44,6 +46,9 @@ def main(args: Args) -> int:
     from pixelthink_jax.grpo import train
 
     config = TrainConfig(**settings_of(TrainConfig, args))
+    if args.dry_run:
+        _rehearse(config)
+        return 0
     with progress_bar() as bar:
         task = bar.add_task("training", total=config.steps, note="")
 
@@ -58,6 +63,43 @@ def main(args: Args) -> int:
         f"{ended} for {steps} of {config.steps} steps; the policy is in {config.out}/policy, the logs beside it"
     )
     return 0
+
+
+def _rehearse(config: TrainConfig) -> None:
+    """Makes the dry run and prints its table."""
+    from pixelthink_jax.commands._progress import progress_bar
+    from pixelthink_jax.grpo.dry_run import dry_run
+
+    with progress_bar() as bar:
+        task = bar.add_task("dry run", total=2, note="the first step compiles")
+        found = dry_run(config, on_step=lambda step: bar.update(task, completed=step))
+    row, (first, warm) = found.row, found.steps
+    parts = ", ".join(f"{name} {warm[f'seconds/{name}']:.2f}" for name in ("rollout", "host", "update"))
+    devices = "not told by this backend"
+    if found.device_bytes is not None:
+        used, limit = max(found.device_bytes)
+        devices = f"{used / 2**30:.2f} of {limit / 2**30:.2f} GiB at the peak, on the fullest of this process"
+    lines = {
+        "row": f"{row['id']}: {row['query']!r:.60}, {row['completion_tokens']} tokens, reward {row['reward']:.2f}",
+        "first step": f"{first['seconds/step']:.1f} s, compilation included",
+        "second step": f"{warm['seconds/step']:.2f} s ({parts})",
+        "device memory": devices,
+        "host memory": f"{found.host_bytes / 2**30:.2f} GiB at the peak",
+        "whole run": f"{config.steps} steps: about {_duration(found.seconds)}, without evaluations and checkpoints",
+    }
+    for name, text in lines.items():
+        print(f"{name:<14} {text}")
+
+
+def _duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> _duration(50), _duration(5400), _duration(259200)
+    ('50 s', '90 min', '72.0 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def progress_note(metrics: dict[str, float]) -> str:

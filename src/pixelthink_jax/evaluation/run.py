@@ -22,6 +22,7 @@ from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
 from pixelthink_jax.runtime.hosts import from_first
 from pixelthink_jax.runtime.mesh import inference_mesh, own_mesh
+from pixelthink_jax.runtime.remote import is_remote, local_copy
 from pixelthink_jax.segmentation import check_out_dir, default_folder, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
 
@@ -121,12 +122,12 @@ def _check_counted(rows: list[Row], bad: list[BadExample]) -> None:
 
 
 def model_folder(name: str) -> Path:
-    """A model folder as given, or that of a tiny model by its name.
+    """A model folder as given, of an object store its copy here, or that of a tiny model by its name.
 
     Raises:
         InputError: There is no such folder.
     """
-    path = Path(name)
+    path = local_copy(name) if is_remote(name) else Path(name)
     if path.exists():
         return path
     if name in (TINY_POLICY, TINY_SEGMENTER):

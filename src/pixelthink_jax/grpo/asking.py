@@ -21,6 +21,7 @@ from pixelthink_jax.rl.rollout import PromptArrays, RolloutBatch
 from pixelthink_jax.runtime.hosts import fetch, joined, together
 from pixelthink_jax.runtime.meter import Stopwatch
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
+from pixelthink_jax.runtime.recompilation import CompileWatch
 from pixelthink_jax.types import Example
 
 REMEDIES = (
@@ -55,6 +56,7 @@ class Asker:
     def __init__(self, policy: Policy, sampler: Sampler, scorer: Scorer, config: TrainConfig):
         """See the class."""
         self._policy, self._sampler, self._scorer, self._config = policy, sampler, scorer, config
+        self._compiling = CompileWatch()
 
     def __call__(self, step: int, params: Any, questions: Questions, seconds: Stopwatch) -> Asked:
         """The completions of a step.
@@ -81,7 +83,7 @@ class Asker:
         examples = _with_others(examples)
         arrays = self._policy.prompt_arrays(prompts)
         seconds.lap("host")
-        with out_of_memory("rollout", REMEDIES):
+        with out_of_memory("rollout", REMEDIES), self._compiling("rollout", step, arrays):
             rollout = fetch(self._sampler(params, arrays, step=step, attempt=attempt))
         seconds.lap("rollout")
         return Asked(examples, prompts, arrays, rollout, self._scorer(step, rollout, prompts, examples))

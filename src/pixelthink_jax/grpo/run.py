@@ -8,48 +8,40 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.config import to_tree
 from pixelthink_jax.data.pipeline import ExampleSource
-from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import LevelSummary, summarise
-from pixelthink_jax.grpo.asking import REMEDIES, Asker
+from pixelthink_jax.grpo.asking import REMEDIES
 from pixelthink_jax.grpo.card import write_card
 from pixelthink_jax.grpo.config import TrainConfig
-from pixelthink_jax.grpo.custom_rewards import CustomReward, load_custom_rewards
 from pixelthink_jax.grpo.difficulty import open_difficulty
+from pixelthink_jax.grpo.opening import Parts, begin_or_continue, open_data, open_parts
 from pixelthink_jax.grpo.questions import Questions
-from pixelthink_jax.grpo.reference import Reference, to_host
-from pixelthink_jax.grpo.sampler import Sampler
-from pixelthink_jax.grpo.scoring import Scored, Scorer, check_answers, completion_rows, level_metrics
+from pixelthink_jax.grpo.scoring import Scored, completion_rows, level_metrics
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.flops import GroupShape, update_flops
 from pixelthink_jax.rl.placement import place_batch
 from pixelthink_jax.rl.rollout import RolloutBatch
-from pixelthink_jax.rl.step import StepBatch, make_step
+from pixelthink_jax.rl.step import StepBatch
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.hosts import any_of, fetch, from_first, is_first
-from pixelthink_jax.runtime.mesh import Meshes, in_use, make_meshes
-from pixelthink_jax.runtime.meter import Metrics, Stopwatch
-from pixelthink_jax.runtime.optim import make_optimizer
+from pixelthink_jax.runtime.mesh import in_use
+from pixelthink_jax.runtime.meter import Metrics
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
 from pixelthink_jax.runtime.profiling import Profiler
+from pixelthink_jax.runtime.remote import mirrored
 from pixelthink_jax.runtime.run_log import JsonLines, RunLog
-from pixelthink_jax.runtime.train_state import TrainState, begin
-from pixelthink_jax.segmentation import load_policy, load_segmenter
-from pixelthink_jax.segmenter import Segmenter
+from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.types import Example
 
 Callback = Callable[[int, Metrics, list[dict[str, Any]]], None]
@@ -71,31 +63,6 @@ class Run:
     history: list[Metrics]
     evaluation: dict[str, LevelSummary] | None
     finished: bool
-
-
-@dataclass
-class _Parts:
-    """What the loop works with; everything that is opened once."""
-
-    policy: Policy
-    begun: Any
-    frozen: Any
-    reference: Reference
-    segmenter: Segmenter | None
-    asker: Asker
-    update: Any
-    held_out: ExampleSource | None
-    meshes: Meshes
-    seconds: Stopwatch = field(default_factory=Stopwatch)
-
-    def shardings(self, tree: Any) -> Any:
-        """Where each leaf of a training state goes; None on one device."""
-        mesh = self.meshes.train
-        return None if mesh is None else qwen_vl.tree_shardings(tree, mesh, self.policy.config)
-
-    def policy_at(self, state: TrainState) -> Policy:
-        """The policy as trained so far."""
-        return self.policy.with_params(qwen_vl.whole_params(state.params, self.frozen))
 
 
 def train(
@@ -124,15 +91,27 @@ def train(
         InputError: A setting, a model, a data row or a custom reward cannot be used, memory does not suffice, or loss
             or gradient stopped being finite.
     """
+    with mirrored(config.out) as files:
+        return _train(config, files, reward, dataset, callbacks)
+
+
+def _train(
+    config: TrainConfig,
+    files: Path,
+    reward: Callable[..., Any] | None,
+    dataset: ExampleSource | None,
+    callbacks: Sequence[Callback],
+) -> Run:
+    """The run, whose files but checkpoints go to `files`."""
     with ExitStack() as stack:
-        source = dataset if dataset is not None else _open(config.data)
-        parts = _open_parts(config, reward)
+        source = dataset if dataset is not None else open_data(config.data)
+        parts = open_parts(config, reward)
         checkpoints = stack.enter_context(closing(Checkpoints(config.out, every=config.checkpoint_every)))
-        state, done, position = _begin(config, parts, checkpoints)
+        state, done, position = begin_or_continue(config, parts, checkpoints)
         questions = stack.enter_context(
             closing(Questions(source, config, open_difficulty(config.difficulty), state=position))
         )
-        record = stack.enter_context(closing(_Record(config, done))) if is_first() else None
+        record = stack.enter_context(closing(_Record(config, files, done))) if is_first() else None
         stopping = stack.enter_context(_stop_requests())
         summaries, step, stop = None, done, False
         while step < config.steps and not stop:
@@ -154,10 +133,10 @@ def train(
             extra = {"questions": questions.state(), "config": to_tree(config)}
             checkpoints.save(step, state, extra, force=step == config.steps or stop)
         history = from_first(lambda: record.log.rows() if record else [])
-    policy, folder = parts.policy_at(state), Path(config.out) / "policy"
+    policy, folder = parts.policy_at(state), files / "policy"
     policy.export(folder, dtype=config.export_dtype)
     if config.lora is not None:
-        policy.export_adapter(Path(config.out) / "adapter", config.lora)
+        policy.export_adapter(files / "adapter", config.lora)
     from_first(lambda: write_card(folder, config, history, summaries))
     return Run(policy, history, summaries, finished=step == config.steps)
 
@@ -165,11 +144,11 @@ def train(
 class _Record:
     """What one process writes about a run: metrics, completions and a trace."""
 
-    def __init__(self, config: TrainConfig, done: int):
-        """Opens the files; rows after step `done` are cut."""
-        self.log = RunLog(config.out, resume_step=done, wandb_project=config.wandb_project)
-        self.profiler = Profiler(config.out, config.profile_steps)
-        self.rows = JsonLines(Path(config.out) / "completions.jsonl", resume_step=done)
+    def __init__(self, config: TrainConfig, files: Path, done: int):
+        """Opens the files in a folder; rows after step `done` are cut."""
+        self.log = RunLog(files, resume_step=done, wandb_project=config.wandb_project)
+        self.profiler = Profiler(files, config.profile_steps)
+        self.rows = JsonLines(files / "completions.jsonl", resume_step=done)
 
     def close(self) -> None:
         """Closes them, the last opened first."""
@@ -178,7 +157,7 @@ class _Record:
 
 
 def _one_step(
-    step: int, state: TrainState, questions: Questions, parts: _Parts, config: TrainConfig
+    step: int, state: TrainState, questions: Questions, parts: Parts, config: TrainConfig
 ) -> tuple[TrainState, Metrics, list[dict[str, Any]]]:
     """Asks, reads, pays and updates once."""
     seconds = parts.seconds
@@ -200,7 +179,7 @@ def _one_step(
     )
     seconds.lap("host")
     mesh = parts.meshes.train
-    with out_of_memory("update", REMEDIES), in_use(mesh):
+    with out_of_memory("update", REMEDIES), in_use(mesh), parts.compiling("update", step, batch):
         batch = parts.reference.scored(place_batch(batch, mesh))
         state, found = parts.update(state, parts.frozen, parts.reference.resident, batch)
         found = fetch(found)
@@ -218,9 +197,7 @@ def _one_step(
     return state, metrics, completion_rows(step, scored, asked.rollout, examples, with_text=with_text)
 
 
-def _update_flops(
-    parts: _Parts, prompts: Sequence[Prompt], rollout: RolloutBatch, config: TrainConfig
-) -> int:
+def _update_flops(parts: Parts, prompts: Sequence[Prompt], rollout: RolloutBatch, config: TrainConfig) -> int:
     """Model FLOPs of the update, reference included."""
     groups = [
         GroupShape(len(prompt.input_ids), tuple(lengths), (prompt.grid_thw,))
@@ -231,119 +208,12 @@ def _update_flops(
     )
 
 
-def _open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> _Parts:
-    """Opens models, data and compiled functions, the small and likely mistakes first."""
-    held_out = _open(config.evaluation.data) if config.evaluation.every else None
-    masked = any(custom.kind == "mask_iou" for custom in config.custom_rewards)
-    segmenter = None
-    if config.evaluation.segmenter is not None and (held_out is not None or masked):
-        segmenter = load_segmenter(model_folder(config.evaluation.segmenter))
-    meshes = make_meshes(
-        config.mesh,
-        config.rollout_mesh,
-        prompts=config.prompts_per_step,
-        group_size=config.group_size,
-        micro_batches=config.micro_batches,
-    )
-    policy = load_policy(
-        model_folder(config.policy), dtype=config.dtype, mesh=meshes.train, format=config.format
-    )
-    check_answers(config.reward, policy.processor.format)
-    if meshes.rollout is not None:
-        qwen_vl.check_mesh(policy.config, meshes.rollout.shape, where="rollout_mesh")
-    rewards = load_custom_rewards(config.custom_rewards, processor=policy.processor, segmenter=segmenter)
-    if reward is not None:
-        rewards.append(CustomReward(getattr(reward, "__name__", "reward"), reward))
-    update = make_step(
-        config.step_config,
-        policy.config,
-        policy.processor.image_config,
-        make_optimizer(config.optim, config.steps),
-        dtype=jnp.dtype(config.dtype),
-    )
-    trained, frozen = qwen_vl.trained_and_frozen(
-        policy.params,
-        policy.config,
-        freeze_vision=config.freeze_vision,
-        lora=config.lora,
-        key=jax.random.key(config.seed),
-    )
-    sampler = Sampler(
-        policy,
-        config.sampling,
-        group_size=config.group_size,
-        seed=config.seed,
-        dtype=config.dtype,
-        meshes=meshes,
-    )
-    reference = Reference(policy, config)
-    if config.reference_memory == "host":
-        # What was loaded becomes the state of the first update, and stays on the device for nothing else.
-        policy = policy.with_params(to_host(policy.params))
-    scorer = Scorer(config, policy.processor, open_difficulty(config.difficulty), rewards)
-    return _Parts(
-        policy=policy,
-        begun=trained,
-        frozen=frozen,
-        reference=reference,
-        segmenter=segmenter,
-        asker=Asker(policy, sampler, scorer, config),
-        update=update,
-        held_out=held_out,
-        meshes=meshes,
-    )
-
-
-def _begin(
-    config: TrainConfig, parts: _Parts, checkpoints: Checkpoints
-) -> tuple[TrainState, int, dict[str, Any] | None]:
-    """The state to begin with, the steps already made, and where the questions stand."""
-    optimizer = make_optimizer(config.optim, config.steps)
-    # A copy, as the state is donated at each update: the policy that was loaded stays, and is the reference.
-    state = begin(jax.tree.map(jnp.copy, parts.begun), optimizer, shardings=parts.shardings)
-    parts.begun = None
-    if checkpoints.latest_step() is None:
-        return state, 0, None
-    done, state, extra = checkpoints.restore(state)
-    _check_same_run(config, extra["config"])
-    return state, done, extra["questions"]
-
-
-_MAY_CHANGE = (
-    "out",
-    "machines",
-    "mesh",
-    "rollout_mesh",
-    "micro_batches",
-    "gradient_dtype",
-    "reference_memory",
-    "steps",
-    "evaluation",
-    "samples_every",
-    "checkpoint_every",
-    "export_dtype",
-    "profile_steps",
-    "wandb_project",
-)
-"""Settings that a resumed run may change; any other would make it another run under the same name."""
-
-
-def _check_same_run(config: TrainConfig, stored: dict[str, Any]) -> None:
-    now = to_tree(config)
-    for name, value in now.items():
-        if name not in _MAY_CHANGE and stored.get(name) != value:
-            raise InputError(
-                f"{config.out}: its checkpoint was made with {name} = {stored.get(name)!r:.200}, this config says "
-                f"{value!r:.200}; use another --out folder, or the config it was made with"
-            )
-
-
 def _due(step: int, config: TrainConfig) -> bool:
     every = config.evaluation.every
     return every > 0 and (step % every == 0 or step == config.steps)
 
 
-def _evaluate(parts: _Parts, state: TrainState, config: TrainConfig) -> dict[str, LevelSummary]:
+def _evaluate(parts: Parts, state: TrainState, config: TrainConfig) -> dict[str, LevelSummary]:
     assert parts.held_out is not None
     rows = evaluate_policy(
         parts.policy_at(state),
@@ -380,10 +250,6 @@ def _counts(scored: Scored, questions: Questions) -> Metrics:
     counts = {f"skipped/{cause}": float(n) for cause, n in questions.skipped.items()}
     custom = {f"reward/{n}": float(v.mean()) for n, v in scored.terms.items() if n in scored.custom_names}
     return counts | custom | {"missing_difficulty": float(scored.missing_difficulty.sum())}
-
-
-def _open(data: Any) -> ExampleSource:
-    return open_source(**vars(data))
 
 
 @contextmanager

@@ -13,18 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 import numpy as np
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.models.safetensors_file import STORED_DTYPES, tensor_starts
+from pixelthink_jax.runtime.stored_arrays import Index
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
-STORED_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
-
-Index = tuple[slice, ...]
 
 
 @runtime_checkable
@@ -83,11 +81,12 @@ class SafetensorsFolder:
         """
         folder = Path(folder)
         self.description = str(folder)
-        self._files = {path: _open(path) for path in _weight_files(folder)}
         self._where: dict[str, tuple[Path, str]] = {}
+        self._starts: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, np.dtype] = {}
-        for path, opened in self._files.items():
+        for path in _weight_files(folder):
+            opened, starts = _open(path), tensor_starts(path)
             for stored in opened.keys():  # noqa: SIM118 - not a mapping
                 name, view = rename(stored), opened.get_slice(stored)
                 if name in self._where:
@@ -99,7 +98,7 @@ class SafetensorsFolder:
                         f"{path}: tensor {stored} has dtype {view.get_dtype()}; expected one of "
                         f"{', '.join(STORED_DTYPES)}: use the model's unquantised weights"
                     )
-                self._where[name] = (path, stored)
+                self._where[name], self._starts[name] = (path, stored), starts[stored]
                 self._shapes[name] = tuple(view.get_shape())
                 self._dtypes[name] = STORED_DTYPES[view.get_dtype()]
 
@@ -112,9 +111,12 @@ class SafetensorsFolder:
         return self._dtypes[name]
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Reads a part of a tensor from its file."""
-        path, stored = self._where[name]
-        return np.asarray(self._files[path].get_slice(stored)[index or ...])
+        """Reads a part of a tensor from its file, which is mapped for as long as that takes."""
+        path, start, shape = self._where[name][0], self._starts[name], self._shapes[name]
+        if not np.prod(shape):
+            return np.zeros(shape, self._dtypes[name])[index]
+        mapped = np.memmap(path, self._dtypes[name], mode="r", offset=start, shape=shape or (1,))
+        return np.array(mapped[index] if shape else mapped[0])
 
 
 def tensor_names(folder: str | Path) -> list[str]:

@@ -2,18 +2,16 @@
 
 A model describes itself by a list of `TensorSpec`: for each tensor of the file its name and shape there, and
 where it stands in the parameter tree. `read_params` builds each leaf straight in its (sharded) destination
-from slices of the files, so the host never holds the model; `write_params` is the way back. Both are strict:
+from slices of the files, so the host never holds the model; `models.writing` is the way back. Both are strict:
 a missing, unknown or wrongly shaped tensor is an `InputError` that names it.
 """
 
 import fnmatch
-import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,10 +22,7 @@ from jax.typing import DTypeLike
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.folders import (
     CONFIG_FILE,
-    INDEX_FILE,
-    SINGLE_FILE,
     ArraySource,
-    Index,
     SafetensorsFolder,
     TensorSource,
     atomic_folder,
@@ -35,12 +30,12 @@ from pixelthink_jax.models.folders import (
     read_json,
     tensor_names,
 )
+from pixelthink_jax.runtime.stored_arrays import Index, StoredArray
 
 __all__ = [
     "CONFIG_FILE",
     "CONV2D",
     "CONV_TO_DENSE",
-    "DEFAULT_SHARD_BYTES",
     "IDENTITY",
     "TRANSPOSE",
     "ArraySource",
@@ -54,14 +49,13 @@ __all__ = [
     "check_tensors",
     "group_by_leaf",
     "leaf_shape",
+    "place_params",
     "read_config",
     "read_json",
     "read_params",
+    "stored_params",
     "tensor_names",
-    "write_params",
 ]
-
-DEFAULT_SHARD_BYTES = 5_000_000_000
 
 ShardingFor = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
@@ -256,15 +250,39 @@ def read_params(
     Raises:
         InputError: See `check_tensors`.
     """
+    return place_params(stored_params(source, specs, ignore=ignore), dtype=dtype, sharding_for=sharding_for)
+
+
+def stored_params(
+    source: TensorSource, specs: Sequence[TensorSpec], *, ignore: Sequence[str] = ()
+) -> dict[str, StoredArray]:
+    """The leaves of a parameter tree by their paths, to be read part by part.
+
+    Raises:
+        InputError: See `check_tensors`.
+    """
     check_tensors(source, specs, ignore=ignore)
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    params: dict[str, Any] = {}
+    leaves = {}
     for path, group in group_by_leaf(specs).items():
         shape = leaf_shape(group)
-        names = {source.dtype(spec.name) for spec in group}
-        kept = jnp.result_type(*names) if dtype is None else jnp.dtype(dtype)
-        sharding = sharding_for(path, shape) if sharding_for else one_device
-        _set(params, path, _place(shape, sharding, partial(_read_leaf, source, group, kept, shape)))
+        dtype = jnp.result_type(*{source.dtype(spec.name) for spec in group})
+        leaves[path] = StoredArray(shape, dtype, partial(_read_leaf, source, group, dtype, shape))
+    return leaves
+
+
+def place_params(
+    leaves: Mapping[str, StoredArray],
+    *,
+    dtype: DTypeLike | None = None,
+    sharding_for: ShardingFor | None = None,
+) -> dict[str, Any]:
+    """Reads leaves into a parameter tree, each shard of each leaf by itself; see `read_params`."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        sharding = sharding_for(path, leaf.shape) if sharding_for else one_device
+        wanted = leaf if dtype is None else leaf.astype(dtype)
+        _set(params, path, _place(leaf.shape, sharding, wanted.read))
     return params
 
 
@@ -273,91 +291,3 @@ def _set(tree: dict[str, Any], path: str, leaf: Any) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
     tree[last] = leaf
-
-
-def _get(tree: Mapping[str, Any], path: str) -> Any:
-    for key in path.split("/"):
-        if not isinstance(tree, Mapping) or key not in tree:
-            raise ValueError(f"parameter tree: no leaf {path}")
-        tree = tree[key]
-    return tree
-
-
-def write_params(
-    folder: str | Path,
-    params: Mapping[str, Any],
-    specs: Sequence[TensorSpec],
-    *,
-    dtype: DTypeLike | None = None,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
-) -> None:
-    """Writes a parameter tree as safetensors into an existing folder, one file or shards with an index.
-
-    Args:
-        folder: Where to; see `atomic_folder`.
-        params: What `read_params` returns; no more than one shard of it is on the host at a time.
-        specs: The model's table.
-        dtype: Dtype to store; None keeps each leaf's.
-        max_shard_bytes: A new file is begun before this size is passed.
-
-    Raises:
-        ValueError: The tree and the table do not fit.
-    """
-    from safetensors.numpy import save_file
-
-    folder, leaves = Path(folder), group_by_leaf(specs)
-    if extra := set(_paths(params)) - set(leaves):
-        raise ValueError(f"parameter tree: leaf {sorted(extra)[0]} is not in the table")
-    for path, group in leaves.items():
-        if _get(params, path).shape != leaf_shape(group):
-            raise ValueError(
-                f"parameter tree: {path} has shape {_get(params, path).shape}, expected {leaf_shape(group)}"
-            )
-    shards = _plan_shards(params, specs, dtype, max_shard_bytes)
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        name = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        # Readers made for PyTorch refuse a file whose metadata does not say so.
-        save_file(
-            {spec.name: _to_file(params, spec, dtype) for spec in shard},
-            folder / name,
-            metadata={"format": "pt"},
-        )
-        weight_map |= {spec.name: name for spec in shard}
-    if len(shards) > 1:
-        total = sum(_bytes(params, spec, dtype) for spec in specs)
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{key}/")
-        else:
-            yield prefix + key
-
-
-def _to_file(params: Mapping[str, Any], spec: TensorSpec, dtype: DTypeLike | None) -> np.ndarray:
-    leaf = _get(params, spec.path)
-    array = np.asarray(leaf if spec.layer is None else leaf[spec.layer])
-    return spec.transform.to_file(array.astype(dtype or array.dtype), spec.shape)
-
-
-def _bytes(params: Mapping[str, Any], spec: TensorSpec, dtype: DTypeLike | None) -> int:
-    return int(np.prod(spec.shape)) * jnp.dtype(dtype or _get(params, spec.path).dtype).itemsize
-
-
-def _plan_shards(
-    params: Mapping[str, Any], specs: Sequence[TensorSpec], dtype: DTypeLike | None, limit: int
-) -> list[list[TensorSpec]]:
-    """Cuts the table, in order, into files of at most `limit` bytes; a larger tensor gets its own file."""
-    shards, size = [[]], 0
-    for spec in specs:
-        nbytes = _bytes(params, spec, dtype)
-        if shards[-1] and size + nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(spec)
-        size += nbytes
-    return shards

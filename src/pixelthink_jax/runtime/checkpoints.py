@@ -17,6 +17,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.array_folders import open_arrays, save_args
+from pixelthink_jax.runtime.remote import is_remote, remote_path
+from pixelthink_jax.runtime.stored_arrays import StoredArray
+
+_FOLDER = "checkpoints"
 
 _UNWRITABLE = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|Read-only file system|Permission denied|"
@@ -28,12 +33,16 @@ class Checkpoints:
     """The numbered checkpoints of one run folder."""
 
     def __init__(self, folder: str | Path, *, every: int, keep: int = 2):
-        """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves."""
+        """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves.
+
+        The folder may be an address on an object store.
+        """
         self._every = every
         # What its threads log is raised as well, at the next call.
         absl.logging.set_verbosity(absl.logging.FATAL)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(folder).resolve() / "checkpoints", options=options)
+        place = remote_path(str(folder)) if is_remote(folder) else Path(folder).resolve()
+        self._manager = ocp.CheckpointManager(place / _FOLDER, options=options)
 
     def latest_step(self) -> int | None:
         """The newest complete step; None when there is none."""
@@ -49,7 +58,10 @@ class Checkpoints:
             return
         if self._manager.latest_step() == step:
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
+        chunks = jax.tree.map(save_args, state)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state, save_args=chunks), extra=ocp.args.JsonSave(extra)
+        )
         with self._writing():
             self._manager.save(step, args=items, force=True)
 
@@ -115,3 +127,39 @@ class Checkpoints:
                 f"checkpoints {self._manager.directory}: cannot be written ({found[0]}); {kept}: make room there, and "
                 "the same command continues"
             ) from error
+
+
+def has_checkpoints(folder: str | Path) -> bool:
+    """Whether this is the folder of a run that has saved something."""
+    return bool(_steps(Path(folder)))
+
+
+def open_checkpoint(
+    folder: str | Path, step: int | None = None
+) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
+    """A checkpoint of a run, to be read part by part: its step, its arrays by path, its `extra`.
+
+    Args:
+        folder: The run.
+        step: Which; None takes the newest.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    folder = Path(folder)
+    steps = _steps(folder)
+    if not steps or (step is not None and step not in steps):
+        there = f"there are {', '.join(map(str, steps))}" if steps else "there are none"
+        raise InputError(f"{folder}: no checkpoint of step {'any' if step is None else step}; {there}")
+    step = steps[-1] if step is None else step
+    place = folder / _FOLDER / str(step)
+    try:
+        extra = json.loads((place / "extra" / "metadata").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: damaged ({error}); use an earlier checkpoint") from error
+    return step, open_arrays(place / "state"), extra
+
+
+def _steps(folder: Path) -> list[int]:
+    names = (folder / _FOLDER).iterdir() if (folder / _FOLDER).is_dir() else ()
+    return sorted(int(place.name) for place in names if place.name.isdigit())

@@ -50,7 +50,11 @@ def begin(
     init = lambda state: optimizer.init(_master(state))  # noqa: E731
     places = None if places is None or shardings is None else shardings(jax.eval_shape(init, start))
     opt_state = jax.jit(init, out_shardings=places)(start)
-    return TrainState(start.params, opt_state, start.step, start.low)
+    state = TrainState(start.params, opt_state, start.step, start.low)
+    if places is not None:
+        return state
+    # An update returns arrays that are bound to their device; it would be compiled again for those if these were not.
+    return jax.device_put(state, jax.tree.leaves(params)[0].sharding)
 
 
 def updated(state: TrainState, grads: Any, optimizer: optax.GradientTransformation) -> TrainState:

@@ -10,6 +10,7 @@ import jax
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.policy_format import FORMATS, FormatName
+from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.mesh import own_mesh
 from pixelthink_jax.segmenter import Segmenter
 
@@ -43,6 +44,8 @@ def load_policy(
 ) -> Policy:
     """Opens a policy with its processor, so that a folder without a tokenizer is refused before any work.
 
+    From here on compiled programs are kept on disk where that is safe, see `runtime.compiled_programs`.
+
     Args:
         folder: Hugging Face folder; None takes the tiny policy.
         dtype: Of parameters and computation; `auto` is bfloat16, and float32 on CPUs, where that is faster.
@@ -52,6 +55,7 @@ def load_policy(
     Raises:
         InputError: See `Policy.from_pretrained` and `Processor.from_pretrained`.
     """
+    keep_compiled_programs()
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     policy = Policy.from_pretrained(folder or default_folder(TINY_POLICY), dtype=dtype, mesh=mesh)
@@ -62,7 +66,7 @@ def load_policy(
 
 
 def load_segmenter(folder: Path | None, *, mesh: jax.sharding.Mesh | None = None) -> Segmenter:
-    """Opens a segmenter in float32.
+    """Opens a segmenter in float32; compiled programs are kept from here on, as by `load_policy`.
 
     Args:
         folder: As `Segmenter.from_pretrained` takes it; None takes the tiny segmenter.
@@ -71,6 +75,7 @@ def load_segmenter(folder: Path | None, *, mesh: jax.sharding.Mesh | None = None
     Raises:
         InputError: See `Segmenter.from_pretrained`.
     """
+    keep_compiled_programs()
     return Segmenter.from_pretrained(folder or default_folder(TINY_SEGMENTER), mesh=mesh)
 
 

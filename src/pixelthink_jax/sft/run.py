@@ -16,8 +16,11 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
+from pixelthink_jax.runtime.recompilation import CompileWatch
+from pixelthink_jax.runtime.remote import mirrored
 from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
@@ -42,7 +45,13 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being
             finite.
     """
-    out = Path(config.out)
+    with mirrored(config.out) as files:
+        return _run(config, files, on_log)
+
+
+def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | None) -> Policy:
+    """The run, whose files but checkpoints go to `out`."""
+    keep_compiled_programs()
     if config.policy:
         policy = Policy.from_pretrained(config.policy, dtype=config.dtype)
     else:
@@ -55,7 +64,7 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         key=jax.random.key(config.seed),
     )
     with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
-        state = _train(policy, begun, frozen, config, checkpoints, on_log)
+        state = _train(policy, begun, frozen, config, out, checkpoints, on_log)
     trained = policy.with_params(qwen_vl.whole_params(state.params, frozen))
     trained.export(out / "policy", dtype=config.export_dtype)
     if config.lora is not None:
@@ -68,6 +77,7 @@ def _train(
     begun: Any,
     frozen: Any,
     config: SftConfig,
+    out: Path,
     checkpoints: Checkpoints,
     on_log: Callable[[int, Metrics], None] | None,
 ) -> TrainState:
@@ -85,10 +95,12 @@ def _train(
         remat=config.remat,
         unroll=config.unroll,
     )
-    meter = Meter(config.log_every, last=config.steps)
-    with closing(RunLog(config.out, resume_step=done)) as log:
+    meter, compiling = Meter(config.log_every, last=config.steps), CompileWatch()
+    with closing(RunLog(out, resume_step=done)) as log:
         for step, stage, batch, position in stage_batches(config, policy.processor, done, start):
-            state, metrics = train_step(state, frozen, to_device(batch, policy))
+            arrays = to_device(batch, policy)
+            with compiling("update", step, arrays):
+                state, metrics = train_step(state, frozen, arrays)
             row = meter.update(step, metrics)
             if row:
                 if not np.isfinite(row["loss"]):

@@ -15,6 +15,7 @@ from pixelthink_jax.models.sam2 import checkpoint
 from pixelthink_jax.models.sam2.config import Sam2Config
 from pixelthink_jax.models.sam2.model import Params, init_params
 from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.run_log import RunLog
@@ -42,6 +43,7 @@ def run_train_segmenter(
     Raises:
         InputError: A setting or the segmenter folder cannot be used, or the loss stopped being finite.
     """
+    keep_compiled_programs()
     if config.segmenter:
         model, params = checkpoint.load(config.segmenter)
     else:

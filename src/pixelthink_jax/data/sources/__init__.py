@@ -12,6 +12,7 @@ from pixelthink_jax.data.sources.reasonseg import open_reasonseg
 from pixelthink_jax.data.sources.reasonseg_diff import AnnotatedSource
 from pixelthink_jax.data.sources.refcoco import REFS_FILES, RefCocoSource
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.remote import is_remote, local_copy
 
 __all__ = [
     "FirstExamples",
@@ -47,7 +48,7 @@ def open_source(
             published format (`data.config.DatasetName`).
         split: Split of the dataset; `jsonl` has none.
         task: Of `shapereason`, one of `shapes.world.TASKS`.
-        path: Folder or file; `shapereason` has none.
+        path: Folder or file; `shapereason` has none. One on an object store is copied to this machine first.
         examples: Keep only that many, from the start.
         chain_style: Of `shapereason` with `reason`: the style of every chain; None draws it.
         level: Of `shapereason` with `reason`: questions of that level only.
@@ -59,6 +60,8 @@ def open_source(
     Raises:
         InputError: The dataset is unknown, or its file cannot be read.
     """
+    if path is not None and is_remote(path):
+        path = local_copy(str(path))
     if name == "shapereason":
         source: ExampleSource = ShapeReason(
             split,

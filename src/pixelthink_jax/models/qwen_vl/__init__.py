@@ -12,17 +12,26 @@ from pixelthink_jax.models.qwen_vl.cache import (
     without_blocks,
 )
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
-from pixelthink_jax.models.qwen_vl.folder import read_folder, read_model_config, write_folder
+from pixelthink_jax.models.qwen_vl.folder import (
+    PARAMS_FOLDER,
+    check_leaves,
+    open_params,
+    read_folder,
+    read_model_config,
+    write_config,
+    write_folder,
+)
 from pixelthink_jax.models.qwen_vl.init import init_params
-from pixelthink_jax.models.qwen_vl.lora import LoraConfig, add_lora, merge_lora, without_lora
+from pixelthink_jax.models.qwen_vl.lora import LoraConfig, add_lora, merge_lora, merged_leaf, without_lora
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, logits
 from pixelthink_jax.models.qwen_vl.rope import position_ids
 from pixelthink_jax.models.qwen_vl.sharding import check_mesh, on_rules, sharding_for, tree_shardings
-from pixelthink_jax.models.qwen_vl.trained import split_params, trained_and_frozen, whole_params
+from pixelthink_jax.models.qwen_vl.trained import is_trained, split_params, trained_and_frozen, whole_params
 from pixelthink_jax.models.qwen_vl.vision import encode_images
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout, vision_layout
 
 __all__ = [
+    "PARAMS_FOLDER",
     "LoraConfig",
     "PrefixCache",
     "QwenVLConfig",
@@ -31,6 +40,7 @@ __all__ = [
     "VisionConfig",
     "VisionLayout",
     "add_lora",
+    "check_leaves",
     "check_mesh",
     "decode_step",
     "embed_prompt",
@@ -38,9 +48,12 @@ __all__ = [
     "forward",
     "init_params",
     "init_suffix_cache",
+    "is_trained",
     "logits",
     "merge_lora",
+    "merged_leaf",
     "on_rules",
+    "open_params",
     "position_ids",
     "prefill",
     "read_adapter",
@@ -58,5 +71,6 @@ __all__ = [
     "without_blocks",
     "without_lora",
     "write_adapter",
+    "write_config",
     "write_folder",
 ]

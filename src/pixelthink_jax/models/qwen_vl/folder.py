@@ -1,8 +1,11 @@
-"""Qwen2.5-VL from a Hugging Face folder and back."""
+"""Qwen2.5-VL from a Hugging Face folder and back.
+
+The parameters of a folder may also be an Orbax checkpoint, in `params/`, instead of safetensors (`pixelthink convert`).
+"""
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,16 +19,20 @@ from pixelthink_jax.models.qwen_vl.table import EMBED_NAME, HEAD_NAME, canonical
 from pixelthink_jax.models.qwen_vl.text import Params
 from pixelthink_jax.models.weights import (
     CONFIG_FILE,
-    DEFAULT_SHARD_BYTES,
     SafetensorsFolder,
     ShardingFor,
     atomic_folder,
+    group_by_leaf,
+    leaf_shape,
+    place_params,
     read_config,
     read_json,
-    read_params,
-    write_params,
+    stored_params,
 )
+from pixelthink_jax.models.writing import DEFAULT_SHARD_BYTES, write_params
+from pixelthink_jax.runtime.stored_arrays import StoredArray
 
+PARAMS_FOLDER = "params"
 GENERATION_FILE = "generation_config.json"
 _COMPARED_ROWS = 4096
 
@@ -51,7 +58,7 @@ def read_folder(
     """Loads a model, tensor by tensor into its destination.
 
     Args:
-        folder: A Hugging Face folder; only `config.json` and the safetensors are read.
+        folder: A Hugging Face folder; only `config.json` and the parameters are read.
         dtype: Dtype of the parameters; None takes the one `config.json` names.
         sharding_for: Destination of a parameter from its path and shape; None is the default device.
 
@@ -62,15 +69,46 @@ def read_folder(
         InputError: Anything wrong with the folder, by name.
     """
     config = read_model_config(folder)
+    leaves = open_params(folder, config)
+    return config, place_params(leaves, dtype=dtype or config.dtype, sharding_for=sharding_for)
+
+
+def open_params(folder: str | Path, config: QwenVLConfig) -> dict[str, StoredArray]:
+    """The parameters of a folder by their paths, to be read part by part.
+
+    Raises:
+        InputError: Damaged files, or a tensor is missing, unknown or of another shape.
+    """
+    table, orbax = tensor_table(config), Path(folder) / PARAMS_FOLDER
+    if orbax.is_dir():
+        from pixelthink_jax.runtime.array_folders import open_arrays
+
+        leaves = open_arrays(orbax)
+        check_leaves(leaves, config, where=str(orbax))
+        return leaves
     source = SafetensorsFolder(folder, rename=canonical_name)
     ignore = []
     if config.tie_word_embeddings and HEAD_NAME in source.shapes():
         _check_tied(source)
         ignore.append(HEAD_NAME)
-    params = read_params(
-        source, tensor_table(config), dtype=dtype or config.dtype, sharding_for=sharding_for, ignore=ignore
-    )
-    return config, params
+    return stored_params(source, table, ignore=ignore)
+
+
+def check_leaves(leaves: Mapping[str, StoredArray], config: QwenVLConfig, *, where: str) -> None:
+    """Compares parameters by path with what a model has.
+
+    Raises:
+        InputError: Names the first that is missing, unknown or of another shape.
+    """
+    wanted = {path: leaf_shape(group) for path, group in group_by_leaf(tensor_table(config)).items()}
+    for path in [*wanted, *leaves]:
+        found, expected = (leaves[path].shape if path in leaves else None), wanted.get(path)
+        if found != expected:
+            said = "has no" if found is None else "has an unknown" if expected is None else "has another"
+            shapes = (
+                "" if found is None or expected is None else f" of shape {list(found)}, not {list(expected)}"
+            )
+            raise InputError(f"{where}: {said} parameter {path}{shapes}; it does not fit config.json")
 
 
 def _check_tied(source: SafetensorsFolder) -> None:
@@ -115,8 +153,13 @@ def write_folder(
     """
     stored = jnp.dtype(dtype or params["text"]["embed"].dtype)
     with atomic_folder(folder) as fresh:
-        values = config_to_hf(dataclasses.replace(config, dtype=stored.name))
-        (fresh / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_config(fresh, dataclasses.replace(config, dtype=stored.name))
         write_params(fresh, params, tensor_table(config), dtype=stored, max_shard_bytes=max_shard_bytes)
         if extra:
             extra(fresh)
+
+
+def write_config(folder: Path, config: QwenVLConfig) -> None:
+    """Writes `config.json`."""
+    text = json.dumps(config_to_hf(config), indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")

@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.layers import LORA_LEAVES
 from pixelthink_jax.models.qwen_vl.config import TextConfig
 from pixelthink_jax.models.qwen_vl.text import Params
+from pixelthink_jax.runtime.stored_arrays import Index, StoredArray
 
 PROJECTIONS: dict[str, str] = {
     "q_proj": "q_proj",
@@ -124,6 +127,22 @@ def merge_lora(params: Params) -> Params:
     for path, leaves in _adapted(flatten_dict(params, sep="/")).items():
         flat[f"{path}/kernel"] = _merged(flat[f"{path}/kernel"], *leaves)
     return unflatten_dict(flat, sep="/")
+
+
+def merged_leaf(
+    kernel: StoredArray, a: StoredArray, b: StoredArray, scale: float, dtype: DTypeLike
+) -> StoredArray:
+    """`merge_lora` of one stacked kernel that is read layer by layer, cast before it is merged."""
+
+    def read(index: Index) -> np.ndarray:
+        layers = index[0]
+        factors = jnp.full(layers.stop - layers.start, scale, jnp.float32)
+        whole = _merged(
+            jnp.asarray(kernel[layers], dtype), jnp.asarray(a[layers]), jnp.asarray(b[layers]), factors
+        )
+        return np.asarray(whole)[(slice(None), *index[1:])]
+
+    return StoredArray(kernel.shape, jnp.dtype(dtype), read)
 
 
 def _adapted(flat: dict[str, Any]) -> dict[str, tuple[Any, ...]]:

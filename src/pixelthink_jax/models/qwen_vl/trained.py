@@ -29,7 +29,7 @@ def trained_and_frozen(
         InputError: The adapter folder cannot be used, or has another shape than `lora` says.
     """
     if lora is None:
-        return split_params(params, "" if not freeze_vision else "text/")
+        return split_params(params, _TEXT if freeze_vision else "")
     if lora.adapter is None:
         return split_params(add_lora(params, lora, config.text, key), *_ADAPTER)
     adapted, found = read_adapter(lora.adapter, params, config.text)
@@ -41,7 +41,17 @@ def trained_and_frozen(
     return split_params(adapted, *_ADAPTER)
 
 
+_TEXT = "text/"
 _ADAPTER = ("/lora_a", "/lora_b")
+
+
+def is_trained(path: str, *, freeze_vision: bool) -> bool:
+    """Whether a run without an adapter trains a parameter.
+
+    >>> is_trained("vision/norm", freeze_vision=True)
+    False
+    """
+    return not freeze_vision or path.startswith(_TEXT)
 
 
 def split_params(params: Params, *parts: str) -> tuple[Params, Params]:

@@ -34,7 +34,8 @@ from pixelthink_jax.models.sam2.names import (
     tensor_table,
 )
 from pixelthink_jax.models.torch_zip import read_torch_zip, state_dict
-from pixelthink_jax.models.weights import ShardingFor, read_params, write_params
+from pixelthink_jax.models.weights import ShardingFor, read_params
+from pixelthink_jax.models.writing import write_params
 
 _PREPROCESSOR = {
     "image_processor_type": "Sam2ImageProcessor",

@@ -1,0 +1,148 @@
+"""Folders on object stores (`gs://...`, `s3://...`), through etils.epath.
+
+Checkpoints go there by themselves: Orbax writes them in place, each process its own part. Everything else is a file on
+this machine: a policy or a dataset is copied here before it is read, and what a run writes (logs, exports) is a folder
+here that is copied there, every minute and at the end.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pixelthink_jax.errors import InputError
+
+_EVERY_SECONDS = 60.0
+# What a run that is continued does not read again.
+_NOT_FETCHED = ("checkpoints", "policy", "adapter", "profile", "segmenter")
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether this is the address of an object store.
+
+    >>> is_remote("gs://bucket/run"), is_remote("runs/tiny")
+    (True, False)
+    """
+    return "://" in str(path)
+
+
+def remote_path(url: str) -> Any:
+    """The `epath.Path` of an address.
+
+    Raises:
+        InputError: No such kind of store, or its package is not installed.
+    """
+    from etils import epath
+
+    try:
+        path = epath.Path(url)
+        path.exists()
+    except (ImportError, KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"{url}: cannot be reached ({' '.join(str(error).split()):.160}); install the package of its kind, such as "
+            "gcsfs, and log in there"
+        ) from error
+    return path
+
+
+def local_copy(url: str) -> Path:
+    """A file or folder of a store on this machine: what is there already with the same sizes is not fetched again.
+
+    Raises:
+        InputError: Nothing is there, or the store cannot be reached.
+    """
+    source = remote_path(url)
+    if not source.exists():
+        raise InputError(f"{url}: nothing is there; check the address and who may read it")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pixelthink" / "remote"
+    place = cache / hashlib.sha256(url.encode()).hexdigest()[:16] / source.name
+    _fetch(source, place)
+    return place
+
+
+def _fetch(source: Any, place: Path, leave_out: tuple[str, ...] = ()) -> None:
+    if source.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        for child in source.iterdir():
+            if child.name not in leave_out:
+                _fetch(child, place / child.name)
+    elif not place.is_file() or place.stat().st_size != source.stat().length:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f"{place.name}.partial")
+        with source.open("rb") as there, partial.open("wb") as here:
+            shutil.copyfileobj(there, here, 2**24)
+        partial.replace(place)
+
+
+@contextmanager
+def mirrored(out: str) -> Iterator[Path]:
+    """The folder on this machine that a run writes its files to; of a local path that path.
+
+    Args:
+        out: A path, or an address. Of an address the files that are there come here first, and what is written here is
+            copied there every minute and at the end, however the run ends.
+    """
+    if not is_remote(out):
+        yield Path(out)
+        return
+    target = remote_path(out)
+    with tempfile.TemporaryDirectory(prefix="pixelthink-") as parent:
+        folder = Path(parent) / target.name
+        folder.mkdir()
+        if target.exists():
+            _fetch(target, folder, _NOT_FETCHED)
+        mirror, done = _Mirror(folder, target), threading.Event()
+        worker = threading.Thread(target=mirror.run, args=(done,), daemon=True)
+        worker.start()
+        try:
+            yield folder
+        finally:
+            done.set()
+            worker.join()
+            mirror.push()
+
+
+class _Mirror:
+    """Copies files that have changed from a folder to a store."""
+
+    def __init__(self, folder: Path, target: Any):
+        self._folder, self._target = folder, target
+        self._pushed = {path: self._state(path) for path in self._files()}
+
+    def run(self, done: threading.Event) -> None:
+        """Copies once a minute until the event; a store that fails now is asked again a minute later."""
+        while not done.wait(_EVERY_SECONDS):
+            try:
+                self.push()
+            except OSError:
+                continue
+
+    def push(self) -> None:
+        """Copies now."""
+        for path in self._files():
+            state = self._state(path)
+            if self._pushed.get(path) == state:
+                continue
+            there = self._target / path.relative_to(self._folder).as_posix()
+            there.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb") as source, there.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 2**24)
+            self._pushed[path] = state
+
+    def _files(self) -> list[Path]:
+        """Files that are whole; `config.json` last, without which a folder is no policy."""
+        found = [path for path in self._folder.rglob("*") if path.is_file()]
+        whole = [
+            p for p in found if not any(part.startswith(".") for part in p.relative_to(self._folder).parts)
+        ]
+        return sorted(whole, key=lambda path: (path.name == "config.json", path))
+
+    @staticmethod
+    def _state(path: Path) -> tuple[int, int]:
+        stat = path.stat()
+        return stat.st_mtime_ns, stat.st_size
