@@ -25,8 +25,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pixelthink_jax import __version__
 from pixelthink_jax.errors import InputError
