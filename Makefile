@@ -25,7 +25,7 @@ PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=load
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13 python; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-parity goldens lint format types imports notebooks wheel clean distclean setup
+.PHONY: help demo test test-parity test-compiler goldens lint format types imports notebooks wheel clean distclean setup
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-13s %s\n", $$1, $$2 }'
 
@@ -37,6 +37,9 @@ test: $(VENV)/.test ## Tests without torch, doctests included (ARGS="-k name" fo
 
 test-parity: $(VENV)/.parity ## Tests against transformers in PyTorch
 	$(PYTEST) tests/parity $(ARGS) $(NONE_IS_FINE)
+
+test-compiler: $(VENV)/.tpu ## Tests that compile for slices of TPUs, which needs no TPU
+	JAX_PLATFORMS=cpu PYTHONPATH=$(VENV)/tpu $(PY) -m pytest tests/plan/test_compiled.py $(ARGS)
 
 goldens: $(VENV)/.parity ## Rebuild the committed golden outputs from transformers
 	for script in $(wildcard tests/golden/make_*.py); do echo "$$script"; PYTHONPATH=. $(PY) "$$script"; done
@@ -92,6 +95,11 @@ $(VENV)/.test: $(VENV)/.run
 
 $(VENV)/.dev: $(VENV)/.test
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+# The TPU compiler lies beside the environment, not in it: JAX looks for chips wherever it finds libtpu.
+$(VENV)/.tpu: $(VENV)/.test
+	@$(PIP) --no-deps --upgrade --target $(VENV)/tpu libtpu
 	@touch $@
 
 # torch first and by its exact version: a CPU build satisfies it where the index has one.

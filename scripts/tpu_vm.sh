@@ -75,7 +75,7 @@ doctor() { on_all "cd pixelthink && .venv/bin/pixelthink doctor --checkpoint '$O
 
 launch() {
     on_all "cd pixelthink && JAX_COMPILATION_CACHE_DIR='$CACHE' nohup setsid sh -c \
-        '.venv/bin/pixelthink train --config $CONFIG --out $OUT; echo ended with status \$?' >~/$LOG 2>&1 </dev/null &"
+        '.venv/bin/pixelthink train --config $CONFIG --machine $TYPE --out $OUT; echo ended with status \$?' >~/$LOG 2>&1 </dev/null &"
 }
 
 watch() { on_first "tail -n 50 -F ~/$LOG"; }

@@ -33,11 +33,22 @@ def defaults(argv: list[str]) -> Args:
     path = config_path(argv)
     if path is not None:
         config, machine = load_config(TrainConfig, path), flag_value("--machine", argv)
-        config = config.on(machine) if machine else config
+        config = on_machine(config, machine) if machine else config
         return Args(config=str(path), machine=machine, **settings_of(TrainConfig, config))
     if not {"-h", "--help"} & set(argv):
         raise InputError("train: --config is missing; give a run config, such as --config configs/tiny.yaml")
     return Args(out="runs/train")
+
+
+def on_machine(config: TrainConfig, machine: str) -> TrainConfig:
+    """The run with the settings that its config has for a machine, under any of its names.
+
+    Raises:
+        InputError: There is no such machine, or the config has no settings for it.
+    """
+    from pixelthink_jax.plan import known_as, parse_topology
+
+    return config.on(known_as(parse_topology(machine), config.machines) or machine)
 
 
 def main(args: Args) -> int:

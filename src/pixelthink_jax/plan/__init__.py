@@ -3,7 +3,7 @@
 from pixelthink_jax.plan.compiled import CompiledProgram, compiler_version
 from pixelthink_jax.plan.plan import Plan, make_plan
 from pixelthink_jax.plan.scaling import ScalingRow, scaling
-from pixelthink_jax.plan.topology import Topology, parse_topology
+from pixelthink_jax.plan.topology import Topology, known_as, parse_topology
 
 __all__ = [
     "CompiledProgram",
@@ -11,6 +11,7 @@ __all__ = [
     "ScalingRow",
     "Topology",
     "compiler_version",
+    "known_as",
     "make_plan",
     "parse_topology",
     "scaling",

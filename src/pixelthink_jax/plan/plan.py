@@ -18,7 +18,7 @@ from pixelthink_jax.plan.compiled import CompiledProgram, Progress, compile_step
 from pixelthink_jax.plan.memory import memory, placed_bytes
 from pixelthink_jax.plan.roofline import phase_seconds, step_flops, traffic, update_bound
 from pixelthink_jax.plan.shapes import Shapes, run_shapes
-from pixelthink_jax.plan.topology import Topology, parse_topology
+from pixelthink_jax.plan.topology import Topology, known_as
 from pixelthink_jax.runtime.mesh import Axes, MeshConfig, fitted_axes, rollout_config
 
 Bytes = Mapping[str, int]
@@ -147,10 +147,9 @@ def make_plan(
 
 def settings_on(config: TrainConfig, topology: Topology) -> TrainConfig:
     """The run as the config has it for this machine, under whichever of its names; with a mesh on several chips."""
-    for name in config.machines:
-        if parse_topology(name).same_machine(topology):
-            config = config.on(name)
-            break
+    name = known_as(topology, config.machines)
+    if name is not None:
+        config = config.on(name)
     if config.mesh is None and topology.chips > 1:
         config = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=-1))
     return config

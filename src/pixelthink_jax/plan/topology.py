@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pixelthink_jax.errors import InputError
@@ -145,6 +146,15 @@ def _slice(name: str, kind: str, count: int) -> Topology:
 
 def _tpu(name: str, kind: str, chips: int, shape: str) -> Topology:
     return Topology(name, _TPUS[kind], chips, max(1, chips // 4), f"{kind}:{shape}")
+
+
+def known_as(machine: Topology, names: Iterable[str]) -> str | None:
+    """The one of these names that means the machine, whichever way it is written; None if there is none.
+
+    >>> known_as(parse_topology("v5litepod-16"), ["v5p-8", "v5e-16"])
+    'v5e-16'
+    """
+    return next((name for name in names if parse_topology(name).same_machine(machine)), None)
 
 
 def larger_slices(topology: Topology) -> list[Topology]:
