@@ -22,7 +22,7 @@ from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.rollout import PromptArrays
 from pixelthink_jax.rl.step import StepBatch
 from pixelthink_jax.runtime.optim import make_optimizer
-from pixelthink_jax.runtime.train_state import TrainState, begin
+from pixelthink_jax.runtime.train_state import TrainState, planned
 from pixelthink_jax.segmentation.loading import TINY_POLICY, default_folder
 
 _SIDE = 840  # pixels, the released frame
@@ -92,7 +92,7 @@ def run_shapes(config: TrainConfig, completion_tokens: int | None = None) -> Sha
         config=config,
         model=model,
         image_config=image_config,
-        state=jax.eval_shape(lambda p: begin(p, optimizer), trained),
+        state=planned(trained, optimizer),
         frozen=frozen,
         reference=params if config.loss.kl_coef > 0 else None,
         batch=_batch(config, model, tokens),

@@ -1,7 +1,7 @@
 """What a training step replaces and a checkpoint keeps."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -40,10 +40,7 @@ def begin(
         optimizer: Gradient transformation.
         shardings: The destination of every leaf of such a tree, or None for one device.
     """
-    low = None
-    if all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params)):
-        low = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.int16), params)
-    start = TrainState(params, None, jnp.zeros((), jnp.int32), low)
+    start = _without_moments(params)
     places = shardings(start) if shardings else None
     if places is not None:
         start = put_tree(start, places)
@@ -55,6 +52,23 @@ def begin(
         return state
     # An update returns arrays that are bound to their device; it would be compiled again for those if these were not.
     return jax.device_put(state, jax.tree.leaves(params)[0].sharding)
+
+
+def planned(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """What `begin` gives, in shapes; `params` may be shapes."""
+
+    def state(params: Any) -> TrainState:
+        start = _without_moments(params)
+        return replace(start, opt_state=optimizer.init(_master(start)))
+
+    return jax.eval_shape(state, params)
+
+
+def _without_moments(params: Any) -> TrainState:
+    low = None
+    if all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params)):
+        low = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.int16), params)
+    return TrainState(params, None, jnp.zeros((), jnp.int32), low)
 
 
 def updated(state: TrainState, grads: Any, optimizer: optax.GradientTransformation) -> TrainState:
