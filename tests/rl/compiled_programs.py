@@ -135,15 +135,14 @@ def blank_rules(rules, config):
     )
 
 
-def programs(config, shape, prompts, batch, group, rules, image_config, *, update):
-    """What `test_meshes.py` asserts about one mesh: of its decode loop and, where asked, of its update."""
+def programs(config, shape, prompts, batch, group, rules, image_config):
+    """What `test_meshes.py` asserts about one mesh: of its decode loop and of its update."""
     config = large(config)
     meshes = make_meshes(shape, None, prompts=prompts.input_ids.shape[0], group_size=group)
     gathered, smallest = decode_loop(config, meshes.rollout, prompts, group, blank_rules(rules, config))
     found = {"gathered": gathered, "smallest": smallest, "seen": gathers_of_a_loop_that_has_one(meshes.train)}
-    if update:
-        count, whole = update_places(config, meshes.train, blank_batch(batch, config), image_config)
-        found |= {"cut": count, "not_as_said": whole}
+    count, whole = update_places(config, meshes.train, blank_batch(batch, config), image_config)
+    found |= {"cut": count, "not_as_said": whole}
     return found
 
 

@@ -1,6 +1,11 @@
 """The tiny policy on one device and on meshes of eight: run by `test_meshes.py` in a process with eight CPU devices.
 
-Prints one JSON object for each mesh: the largest differences, and what the compiled programs look like.
+Prints one JSON object for each mesh: the largest differences, then what the compiled programs of others look like.
+All meshes and everything that can be compared, with eight devices in XLA_FLAGS:
+
+    python -m tests.rl.eight_devices '[[[8,1,1],8,1,["segmentation","evaluation"]], ...]' '[[1,8,1],[1,4,2]]'
+
+There must be a case of 8 prompts and 1 micro-batch.
 """
 
 import json
@@ -37,7 +42,6 @@ from tests.rl.tiny_policy import pictures, tiny_config, tiny_processor
 
 GROUP, TOKENS = 4, 10
 PROMPTS = 8
-PROGRAMS = [1, 4, 2], [1, 2, 4]
 SOLUTION = "<box>(1,2),(9,9)</box><points>(3,3),(5,5)</points>"
 CONFIG = tiny_config(tiny_processor(), hidden=64)
 DESCENT = optax.chain(optax.trace(0.9), optax.sgd(1.0))
@@ -192,7 +196,10 @@ def evaluation_difference(mesh):
     ]
 
 
-def compare(shape, prompts_per_step, micro_batches, plain):
+PARTS = {"segmentation": segmentation_difference, "evaluation": evaluation_difference}
+
+
+def compare(shape, prompts_per_step, micro_batches, parts, plain):
     owner, prompts = policy(), questions(prompts_per_step)
     meshes = make_meshes(
         MeshConfig(*shape), None, prompts=prompts_per_step, group_size=GROUP, micro_batches=micro_batches
@@ -210,9 +217,7 @@ def compare(shape, prompts_per_step, micro_batches, plain):
         "smallest_gap": float(rollout.gaps[rollout.mask].min()),
         "gradient": float(gradient_difference(moved, gradient)),
         "metrics": max((metric_difference(name, measured[name], metrics), name) for name in metrics),
-        "segmentation": segmentation_difference(meshes.train),
-        # Its programs take as long to compile as all others: where all axes are cut.
-        **({"evaluation": evaluation_difference(meshes.train)} if min(shape) > 1 else {}),
+        **{part: PARTS[part](meshes.train) for part in parts},
         "whole": whole_leaves(after, meshes.train),
         "collectives": sorted(set(re.findall(r" (all-[a-z]+|reduce-scatter|collective-permute)", text))),
     }
@@ -221,22 +226,21 @@ def compare(shape, prompts_per_step, micro_batches, plain):
 def main():
     cases = json.loads(sys.argv[1])
     plain = {}
-    for shape, count, micro in cases:
+    for shape, count, micro, parts in cases:
         if (count, micro) not in plain:
             owner = policy()
             rollout = rolled_out(owner, Meshes(None, None), questions(count))
             batch = batch_of(owner, questions(count), rollout, micro)
             plain[count, micro] = rollout, update(owner, Meshes(None, None), batch, micro)[:2]
-        print(json.dumps(compare(shape, count, micro, plain[count, micro])), flush=True)
+        print(json.dumps(compare(shape, count, micro, parts, plain[count, micro])), flush=True)
     owner = policy()
     arrays, batch = (
         owner.prompt_arrays(questions(PROMPTS)),
         batch_of(owner, questions(PROMPTS), plain[PROMPTS, 1][0], 1),
     )
-    for shape in PROGRAMS:
+    for shape in json.loads(sys.argv[2]):
         place = owner.processor.image_config
-        first = shape == PROGRAMS[0]
-        found = programs(CONFIG, MeshConfig(*shape), arrays, batch, GROUP, owner.rules, place, update=first)
+        found = programs(CONFIG, MeshConfig(*shape), arrays, batch, GROUP, owner.rules, place)
         print(json.dumps(found | {"program": shape}), flush=True)
 
 
