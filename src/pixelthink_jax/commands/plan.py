@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
+
 from pixelthink_jax.commands import config_path
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
@@ -41,6 +43,8 @@ class Args:
 
 def main(args: Args) -> int:
     """Prints the plan; status 1 if the run does not fit."""
+    # Shapes need no devices, and with libtpu installed JAX would look for chips.
+    jax.config.update("jax_platforms", "cpu")
     topology = parse_topology(args.topology)
     path = config_path(["--config", args.config])
     config = load_config(TrainConfig, path or args.config)
