@@ -27,6 +27,7 @@ from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.runtime.run_log import read_log
 from tests.evaluation.tiny import tiny_policy, tiny_segmenter
 
+pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).parents[2]
 STEPS = 5
 TIMED = ("seconds/", "tokens_per_second", "update_tflops_per_second")

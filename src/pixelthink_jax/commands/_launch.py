@@ -282,9 +282,14 @@ def _joined(main: Command, args: LaunchFlags, launch: Launch, *, local: bool) ->
         os.environ["TTY_COMPATIBLE"] = "0"
     try:
         status = main(args) or 0
-    except SharedError:
+    except InputError as error:
         if local and jax.process_index() > 0:
-            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process says it
+            if isinstance(error, SharedError):
+                sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process says it
+            else:
+                time.sleep(
+                    5
+                )  # most often the first process makes the same mistake, says so, and all are ended
         raise
     sys.stdout.flush()
     # Waits for the others, so that none is missed while it works.
