@@ -20,7 +20,7 @@ from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.step import StepConfig, make_step
 from pixelthink_jax.runtime.mesh import in_use, make_meshes
 from pixelthink_jax.runtime.optim import OptimConfig, make_optimizer
-from pixelthink_jax.runtime.train_state import begin
+from pixelthink_jax.runtime.train_state import planned
 
 MIB = 2**20
 
@@ -99,7 +99,7 @@ def update_places(config, mesh, batch, image_config):
     """Leaves above 1 MiB that the table cuts, and those of them that the compiled update has whole on every chip."""
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3), 10)
     params = shapes_of(config)
-    state = jax.eval_shape(lambda p: begin(p, optimizer), params)
+    state = planned(params, optimizer)
     wanted = qwen_vl.tree_shardings(state, mesh, config)
     reference = placed(params, qwen_vl.tree_shardings(params, mesh, config))
     step = make_step(StepConfig(remat="full"), config, image_config, optimizer)

@@ -16,7 +16,7 @@ from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardInputs
 from pixelthink_jax.rl.rollout import PromptArrays, encode_prompt_images
 from pixelthink_jax.rl.step import StepBatch, StepConfig, make_step
-from pixelthink_jax.runtime.train_state import begin
+from pixelthink_jax.runtime.train_state import planned
 
 # Wide enough that products outweigh everything that the formula leaves out.
 MODEL = QwenVLConfig(
@@ -107,7 +107,7 @@ def test_a_whole_update_executes_little_more_than_the_floor(freeze_vision):
     optimizer = optax.adamw(1e-3)
     params = jax.eval_shape(lambda: qwen_vl.init_params(MODEL, jax.random.key(0)))
     trained, frozen = qwen_vl.split_params(params, "text/" if freeze_vision else "")
-    state = jax.eval_shape(lambda trained: begin(trained, optimizer), trained)
+    state = planned(trained, optimizer)
     step = make_step(config, MODEL, ImageConfig(min_pixels=SIDE**2, max_pixels=SIDE**2), optimizer)
     batch = batch_of(MODEL, 2)
     leaves, tree = jax.tree.flatten((state, frozen, params, batch))
