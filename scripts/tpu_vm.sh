@@ -63,8 +63,11 @@ install() {
     if [ -n "${REPOSITORY:-}" ]; then
         on_all "rm -rf pixelthink && git clone --depth 1 '$REPOSITORY' pixelthink"
     else
-        tar --exclude-vcs --exclude=.venv --exclude=runs --exclude=build -czf /tmp/pixelthink.tgz -C "$ROOT" .
-        gcloud compute tpus tpu-vm scp /tmp/pixelthink.tgz "$NAME": "${where[@]}" --worker=all
+        local folder
+        folder=$(mktemp -d)
+        tar --exclude-vcs --exclude=.venv --exclude=runs --exclude=build -czf "$folder/pixelthink.tgz" -C "$ROOT" .
+        gcloud compute tpus tpu-vm scp "$folder/pixelthink.tgz" "$NAME": "${where[@]}" --worker=all
+        rm -r "$folder"
         on_all "rm -rf pixelthink && mkdir pixelthink && tar -xzf pixelthink.tgz -C pixelthink"
     fi
     on_all "curl -LsSf https://astral.sh/uv/install.sh | sh && cd pixelthink && ~/.local/bin/uv venv --python 3.12 .venv \

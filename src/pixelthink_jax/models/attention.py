@@ -9,6 +9,7 @@ Masked scores take a large finite value, so that a row without any visible key g
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -174,24 +175,20 @@ def attend_prefix_suffix(
     b, g, t, h, _ = q.shape
     keys = prefix_k.shape[2] + suffix_k.shape[3]
     scores = b * g * t * h * keys // (shards_of("b") * shards_of("g") * shards_of("h"))
-
-    def attention(q: jax.Array, suffix_mask: AnyArray | None) -> jax.Array:
-        assert suffix_mask is not None
-        return _attend_prefix_suffix(q, prefix_k, prefix_v, prefix_mask, suffix_k, suffix_v, suffix_mask)
-
+    prefix, suffix = (prefix_k, prefix_v, prefix_mask), (suffix_k, suffix_v)
+    attention = partial(_attend_both, prefix, suffix)
     return _over_queries(attention, q, jnp.asarray(suffix_mask), scores=scores, axis=2, mask_axis=2)
 
 
-def _attend_prefix_suffix(
+def _attend_both(
+    prefix: tuple[jax.Array, jax.Array, AnyArray],
+    suffix: tuple[jax.Array, jax.Array],
     q: Float[Array, "b g t h c"],
-    prefix_k: Float[Array, "b k s c"],
-    prefix_v: Float[Array, "b k s c"],
-    prefix_mask: Bool[AnyArray, "b s"],
-    suffix_k: Float[Array, "b g k r c"],
-    suffix_v: Float[Array, "b g k r c"],
-    suffix_mask: Bool[AnyArray, "#b #g #t r"],
+    suffix_mask: AnyArray | None,
 ) -> Float[Array, "b g t h c"]:
-    """The same with all scores at once."""
+    """`attend_prefix_suffix` with all scores at once."""
+    assert suffix_mask is not None
+    (prefix_k, prefix_v, prefix_mask), (suffix_k, suffix_v) = prefix, suffix
     b, g, t, h, c = q.shape
     kv = prefix_k.shape[1]
     grouped = q.reshape(b, g, t, kv, h // kv, c)
