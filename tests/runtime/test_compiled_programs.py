@@ -5,6 +5,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from pixelthink_jax.runtime.compiled_programs import compiled_folder, keep_compiled_programs
 from pixelthink_jax.runtime.recompilation import CompileWatch
@@ -24,9 +25,11 @@ def untouched(monkeypatch, tmp_path):
         jax.config.update(name, value)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reset_cache()  # the folder of the first compilation of a process would stay the one that is used
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    reset_cache()
 
 
 def test_accelerators_keep_programs_and_cpus_do_not(monkeypatch, tmp_path):
