@@ -25,15 +25,18 @@ PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=load
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13 python; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-parity test-compiler goldens lint format types imports notebooks wheel clean distclean setup
+.PHONY: help demo test test-parity test-hosts test-compiler goldens lint format types imports notebooks wheel clean distclean setup
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-13s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.run ## GRPO on the tiny policy, evaluated before and after; writes build/demo/report.html
 	$(VENV)/bin/pixelthink demo --out build/demo $(ARGS)
 
-test: $(VENV)/.test ## Tests without torch, doctests included (ARGS="-k name" for some of them)
-	$(PYTEST) --ignore=tests/parity --without-torch $(ARGS)
+test: $(VENV)/.test ## Tests in one process, without torch, doctests included (ARGS="-k name" for some of them)
+	$(PYTEST) --ignore=tests/parity --ignore=tests/multihost --without-torch $(ARGS)
+
+test-hosts: $(VENV)/.test ## Tests of several processes on this machine
+	$(PY) -m pytest tests/multihost $(ARGS)
 
 test-parity: $(VENV)/.parity ## Tests against transformers in PyTorch
 	$(PYTEST) tests/parity $(ARGS) $(NONE_IS_FINE)

@@ -105,6 +105,21 @@ def test_what_cannot_be_is_refused_before_anything_runs(tree, change, message):
         from_tree(SweepConfig, {**tree, **change})
 
 
+def test_settings_of_the_sweep_lie_between_the_base_and_an_arm(tree):
+    config = from_tree(SweepConfig, {**tree, "settings": {"steps": 3, "optim": {"learning_rate": 0.5}}})
+    first, second = (config.training("chosen", choice, 0) for choice in (0, 1))
+    assert (first.steps, first.optim.learning_rate, first.group_size) == (3, 0.5, 2)
+    assert (second.steps, second.optim.learning_rate) == (3, 1e-3)
+
+
+def test_some_arms_are_run_into_the_folder_that_the_others_share(tree):
+    config = from_tree(SweepConfig, tree)
+    part = config.only(["brief"])
+    assert list(part.arms) == ["brief"] and part.out == config.out
+    with pytest.raises(InputError, match="no arm briefer in this sweep; it has chosen, brief"):
+        config.only(["briefer"])
+
+
 def test_a_choice_keeps_the_masks_first_and_shortens_second():
     def rows(iou, tokens):
         return [row(id="a", level="easy", mask_iou=iou, thinking_tokens=tokens)]

@@ -15,6 +15,8 @@ class Args:
     """YAML file of the sweep (see configs/sweeps/)."""
     out: str | None = None
     """Folder of the runs and the table, in place of the config's."""
+    arms: tuple[str, ...] = ()
+    """Only these arms, so that several machines or processes share a folder; the whole sweep then finds them done."""
 
 
 def main(args: Args) -> None:
@@ -28,6 +30,8 @@ def main(args: Args) -> None:
     config = load_config(SweepConfig, args.config)
     if args.out is not None:
         config = dataclasses.replace(config, out=args.out)
+    if args.arms:
+        config = config.only(args.arms)
     with progress_bar() as bar:
         task = bar.add_task("arms", total=len(config.arms) + 1, note="")
         seen: list[str] = []

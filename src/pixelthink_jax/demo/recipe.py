@@ -33,7 +33,7 @@ def recipe(out: str | Path, policy: str | Path, *, steps: int = STEPS) -> TrainC
             penalty=Clipped(slope=0.005),
         ),
         loss=LossConfig(kl_coef=0.005, entropy_coef=0.0),
-        sampling=SamplingConfig(max_new_tokens=384),
+        sampling=SamplingConfig(max_new_tokens=320),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=3),
         steps=steps,
         prompts_per_step=8,

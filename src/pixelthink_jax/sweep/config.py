@@ -1,6 +1,7 @@
 """What a sweep is made of. One YAML file, read by `config.load_config`."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pixelthink_jax.config import from_tree, laid_over, read_tree
@@ -44,6 +45,7 @@ class SweepConfig:
         out: Folder of the runs and the table; what is in it is not made again.
         base: YAML file of the training that arms change; its `out` and `seed` are the sweep's.
         arms: By name.
+        settings: Laid over the base for every arm.
         seeds: Of every arm that trains.
         tune: The questions that choices are made on.
         report: The questions that are reported, by the name they have in the table.
@@ -55,6 +57,7 @@ class SweepConfig:
     out: str
     base: str
     arms: dict[str, ArmConfig]
+    settings: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     tune: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="tuning", examples=200))
     report: dict[str, DatasetConfig] = field(
@@ -81,10 +84,20 @@ class SweepConfig:
                     if _same(settings.data, data):
                         raise InputError(f"arm {name}: trains on report.{reported}; train on other rows")
 
+    def only(self, arms: Sequence[str]) -> "SweepConfig":
+        """The sweep with some of its arms, in the order named.
+
+        Raises:
+            InputError: It has no such arm.
+        """
+        if unknown := [name for name in arms if name not in self.arms]:
+            raise InputError(f"no arm {', '.join(unknown)} in this sweep; it has {', '.join(self.arms)}")
+        return replace(self, arms={name: self.arms[name] for name in arms})
+
     def training(self, arm: str, choice: int, seed: int) -> TrainConfig:
         """The training of an arm; one without choices has a single one, number 0."""
         config = self.arms[arm]
-        tree = laid_over(read_tree(self.base), config.settings)
+        tree = laid_over(laid_over(read_tree(self.base), self.settings), config.settings)
         if config.choices:
             tree = laid_over(tree, config.choices[choice])
         folder = f"{self.out}/{arm}/choice{choice}-seed{seed}"
