@@ -255,8 +255,9 @@ def _work(main: Command, args: LaunchFlags, about: dict[str, Any], reported: Rep
     status = _BROKEN
     try:
         status = reported(lambda: _joined(main, args, Launch(**about), local=local))
-    except (ValueError, RuntimeError) as error:
-        if _LOST.search(str(error)):
+    except (ValueError, RuntimeError, TimeoutError) as error:
+        # A checkpoint that others have a part in is waited for at a barrier, which only a lost process keeps shut.
+        if isinstance(error, TimeoutError) or _LOST.search(str(error)):
             # The runtime is about to find out which process is gone, and to end this one with a word about it.
             time.sleep(2 * HEARTBEAT_SECONDS)
         traceback.print_exc()
