@@ -32,8 +32,9 @@ _MET = "pixelthink: all processes are there\n"
 _FIRST_WORD, _NEXT_WORD = 15.0, 60.0  # seconds
 _BROKEN = 70  # how a worker ends that has shown the traceback of a fault
 _REMEDY = "all processes have ended, the newest checkpoint and all complete rows are kept; the same command continues"
-# What breaks in Python where another process is gone: collectives of CPUs, of GPUs, and the runtime's own calls.
-_LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|closed by peer|heartbeat", re.IGNORECASE)
+# What breaks in Python where another process is gone: collectives of CPUs, of GPUs, the runtime's own calls, and the
+# barriers at which a checkpoint waits for every part of it.
+_LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|closed by peer|heartbeat|barrier", re.IGNORECASE)
 
 Command = Callable[[Any], int | None]
 Reporter = Callable[[Callable[[], int]], int]
@@ -256,8 +257,7 @@ def _work(main: Command, args: LaunchFlags, about: dict[str, Any], reported: Rep
     try:
         status = reported(lambda: _joined(main, args, Launch(**about), local=local))
     except (ValueError, RuntimeError, TimeoutError) as error:
-        # A checkpoint that others have a part in is waited for at a barrier, which only a lost process keeps shut.
-        if isinstance(error, TimeoutError) or _LOST.search(str(error)):
+        if _LOST.search(str(error)):
             # The runtime is about to find out which process is gone, and to end this one with a word about it.
             time.sleep(2 * HEARTBEAT_SECONDS)
         traceback.print_exc()

@@ -6,6 +6,7 @@ reported, compared, and scored under other conventions for ignore pixels, withou
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,8 +121,8 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a kill leaves no half of a file."""
-    partial = path.with_name(f"{path.name}.partial")
+    """Writes beside and renames, so that a kill leaves no half of a file, and two writers none of each other's."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

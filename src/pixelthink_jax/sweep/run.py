@@ -5,7 +5,6 @@ base + arm + choice + seed -> train -> rows of the tuning questions -> the arm's
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.evaluation.comparison import compare
 from pixelthink_jax.evaluation.config import Generation
-from pixelthink_jax.evaluation.rows import Row
+from pixelthink_jax.evaluation.rows import Row, read_rows, write_rows
 from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import ALL
@@ -155,7 +154,7 @@ def _rows(
     """One row a question, from the file where it is there."""
     path = folder / f"rows_{name}.jsonl"
     if path.is_file():
-        return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_rows(path)
     source = open_source(**vars(data))
     rows = evaluate_policy(
         policy,
@@ -165,8 +164,5 @@ def _rows(
         on_progress=lambda done, total: tools.say(arm, f"{name}: {done} of {total} questions"),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+    write_rows(path, rows)
     return rows
