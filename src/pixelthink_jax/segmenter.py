@@ -39,6 +39,9 @@ LOGIT_LIMIT = 32.0
 _SIZE_BUCKET = 256
 _POINT_BUCKET = 8
 _REMEMBERED_IMAGES = 2
+IMAGES_AT_ONCE = 8
+"""Images in memory together, where nothing else is said."""
+
 _DTYPES = ("float32", "bfloat16", "float16")
 
 Places = Sequence[Any] | np.ndarray | jax.Array
@@ -155,9 +158,11 @@ class Segmenter:
         *,
         multimask: bool = True,
         as_given: bool = False,
-        batch_size: int = 8,
+        batch_size: int = IMAGES_AT_ONCE,
     ) -> list[Masks]:
         """One prompt for each of many images, of any sizes; equals `predict` on each.
+
+        An array that comes several times in a batch, as the image of a group does, is encoded once.
 
         Args:
             images: As `predict` takes them.
@@ -192,17 +197,17 @@ class Segmenter:
         """Encodes a few images as one batch, its size rounded up to a power of two; the features of these images."""
         pixels = [_preprocess(*_padded_image(image, self.config.image_size), self.dtype) for image in images]
         pixels += [pixels[-1]] * ((1 << (len(images) - 1).bit_length()) - len(images))
-        features = _encode_image(self.params, self._spread(jnp.stack(pixels)), self.config)
+        features = encode_batch(self.params, self._spread(jnp.stack(pixels)), self.config)
         return features if len(pixels) == len(images) else jax.tree.map(lambda x: x[: len(images)], features)
 
     def _features(self, images: Sequence[np.ndarray | EncodedImage]) -> ImageFeatures:
-        """The features of a batch, new images encoded together."""
-        fresh = [image for image in images if not isinstance(image, EncodedImage)]
-        found = self._encode(fresh) if fresh else None
+        """The features of a batch, new images encoded together and each once."""
+        fresh = {id(image): image for image in images if not isinstance(image, EncodedImage)}
+        found = self._encode(list(fresh.values())) if fresh else None
         if found is not None and len(fresh) == len(images):
             return found
-        singles = iter([jax.tree.map(lambda x, i=i: x[i : i + 1], found) for i in range(len(fresh))])
-        parts = [image.features if isinstance(image, EncodedImage) else next(singles) for image in images]
+        singles = {key: jax.tree.map(lambda x, i=i: x[i : i + 1], found) for i, key in enumerate(fresh)}
+        parts = [i.features if isinstance(i, EncodedImage) else singles[id(i)] for i in images]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def _spread(self, batch: Any) -> Any:
@@ -222,7 +227,7 @@ class Segmenter:
     ) -> list[Masks]:
         """Decodes one prompt for each image and enlarges the masks."""
         features, prompts = self._spread(features), self._spread(prompts)
-        logits, ious = _decode_masks(self.params, features, prompts, self.config, multimask)
+        logits, ious = decode_batch(self.params, features, prompts, self.config, multimask)
         clamped, ious = np.asarray(jnp.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)), np.asarray(ious)
         return [
             Masks(logits=clamped[i], masks=_enlarge(logits[i], size), iou_predictions=ious[i])
@@ -231,14 +236,16 @@ class Segmenter:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _encode_image(params: Params, pixels: Float[Array, "b S S 3"], config: Sam2Config) -> ImageFeatures:
+def encode_batch(params: Params, pixels: Float[Array, "b S S 3"], config: Sam2Config) -> ImageFeatures:
+    """`sam2.model.encode_image`, compiled."""
     return encode_image(params, pixels, config)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "multimask"))
-def _decode_masks(
+def decode_batch(
     params: Params, features: ImageFeatures, prompts: Prompts, config: Sam2Config, multimask: bool
 ) -> tuple[Float[Array, "b m s s"], Float[Array, "b m"]]:
+    """Low-resolution masks and predicted IoUs of one prompt for each image, compiled."""
     predictions = decode_masks(params, features, prompts, config, multimask=multimask)
     return predictions.low_res_masks[:, 0], predictions.iou_predictions[:, 0]
 

@@ -1,5 +1,7 @@
 """Qwen2.5-VL without torch: golden outputs, layouts, positions, and what must not change the result."""
 
+import dataclasses
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +14,16 @@ from hypothesis import strategies as st
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
+from pixelthink_jax.models.layers import apply
+from pixelthink_jax.models.qwen_vl.rope import vision_rope
 from pixelthink_jax.models.qwen_vl.table import tensor_table
+from pixelthink_jax.models.qwen_vl.vision import (
+    VisionBlock,
+    embed_patches,
+    full_attention,
+    run_blocks,
+    window_attention,
+)
 from pixelthink_jax.models.weights import group_by_leaf, leaf_shape
 from tests.models.qwen_small import (
     CASES,
@@ -136,7 +147,29 @@ def test_recomputation_and_unrolling_change_nothing(params):
 
         return jax.jit(jax.grad(loss))(params["vision"])
 
-    assert gradient_difference(gradient(remat="full", unroll=True), gradient()) < 1e-5
+    for options in ({"remat": "full", "unroll": True}, {"remat": "dots"}, {"remat": "dots_except_mlp"}):
+        assert gradient_difference(gradient(**options), gradient()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "whole", [(1, 3), (0, 1, 3), ()], ids=["a period of two", "no period", "windows alone"]
+)
+def test_every_block_of_the_tower_attends_as_its_index_says(whole):
+    config = dataclasses.replace(
+        SMALL, vision=dataclasses.replace(VISION, depth=4, full_attention_blocks=whole)
+    )
+    batch, vision = make_batch("one size"), config.vision
+    layout = qwen_vl.vision_layout(batch.image_grid_thw, vision)
+    params = named_params(config)["vision"]
+    patches = embed_patches(params["patch_embed"], batch.pixel_values, layout, vision)
+    x = patches
+    for index in range(vision.depth):
+        attention = partial(full_attention, mask=layout.mask)
+        attention = attention if index in whole else partial(window_attention, layout=layout)
+        block = jax.tree.map(lambda leaf, index=index: leaf[index], params["blocks"])
+        x = apply(VisionBlock(vision), block, x, vision_rope(layout.positions, vision), attention)
+    for options in ({}, {"unroll": True}, {"remat": "dots_except_mlp"}):
+        assert difference(run_blocks(params["blocks"], patches, layout, vision, **options), x) < 1e-5
 
 
 def test_bfloat16(params):

@@ -4,7 +4,6 @@ Shapes alone go in, so a tensor may be as large as the question needs. Run by `e
 """
 
 import math
-import re
 from dataclasses import replace
 
 import jax
@@ -14,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import activation_spec
+from pixelthink_jax.plan.executable import exchanges
+from pixelthink_jax.rl.logprobs import token_logprobs
 from pixelthink_jax.rl.placement import place_batch, place_prompts
 from pixelthink_jax.rl.rollout import decode_to_room, prefill_prompts
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
@@ -51,27 +52,14 @@ def placed(shapes, places):
     )
 
 
-def gathers_in_loops(text):
-    """Elements of every all-gather that some `while` body contains, itself or in what it calls."""
-    bodies = {}
-    for found in re.finditer(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
-        bodies[found[1]] = found[2]
-    reached, left = set(), set(re.findall(r"\bbody=%?([\w.-]+)", text))
-    assert left, "the program has no loop"
-    while left:
-        name = left.pop()
-        reached.add(name)
-        called = re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.-]+)", bodies[name])
-        branches = re.findall(r"branch_computations=\{([^}]*)\}", bodies[name])
-        called += [each.strip(" %") for some in branches for each in some.split(",")]
-        left |= set(called) & bodies.keys() - reached
-    lines = [line for name in reached for line in bodies[name].splitlines() if " all-gather" in line]
-    shapes = [re.findall(r"\w+\[([\d,]*)\]", line.partition(" all-gather")[0]) for line in lines]
-    return [math.prod(map(int, shape.split(","))) for found in shapes for shape in found if shape]
+def largest_in_loops(text, *kinds):
+    """Bytes of the largest exchange of these kinds that a loop holds."""
+    assert " while(" in text, "the program has no loop"
+    return max((each.size for each in exchanges(text) if each.in_loop and each.kind in kinds), default=0)
 
 
 def decode_loop(config, mesh, prompts, group, rules):
-    """Elements of the largest array that the decode loop gathers, and of the smallest matrix of a layer."""
+    """Bytes of the largest array that the decode loop gathers, and of the smallest matrix of a layer."""
     layers = jax.eval_shape(qwen_vl.unstack_layers, shapes_of(config))
     params = placed(layers, qwen_vl.tree_shardings(layers, mesh, config))
     count = (
@@ -91,8 +79,25 @@ def decode_loop(config, mesh, prompts, group, rules):
         )
         decoding = placed(begun.out_info, begun.compile().output_shardings)
         text = jax.jit(loop).lower(params, decoding).compile().as_text()
-    matrices = [x.size for x in jax.tree.leaves(layers["text"]["blocks"][0]) if x.ndim == 2]
-    return max(gathers_in_loops(text), default=0), min(matrices)
+    matrices = [4 * x.size for x in jax.tree.leaves(layers["text"]["blocks"][0]) if x.ndim == 2]
+    return largest_in_loops(text, "all-gather"), min(matrices)
+
+
+def head_gradient(config, mesh):
+    """Bytes of the largest exchange between two chunks of positions in the head's gradient, and of the head."""
+    params = shapes_of(config)
+    params = placed(params, qwen_vl.tree_shardings(params, mesh, config))
+    place = NamedSharding(mesh, activation_spec("m d", (4096, config.text.hidden_size), mesh.shape))
+    hidden = jax.ShapeDtypeStruct((4096, config.text.hidden_size), jnp.float32, sharding=place)
+
+    def total(params, hidden):
+        return token_logprobs(params, hidden, jnp.zeros(4096, jnp.int32), config).logprobs.sum()
+
+    with in_use(mesh):
+        text = jax.jit(jax.grad(total, argnums=(0, 1))).lower(params, hidden).compile().as_text()
+    assert "all-reduce" in text or "reduce-scatter" in text
+    head = qwen_vl.output_head(params, config)
+    return largest_in_loops(text, "all-gather", "all-reduce", "reduce-scatter", "all-to-all"), 4 * head.size
 
 
 def update_places(config, mesh, batch, image_config):
@@ -141,6 +146,8 @@ def programs(config, shape, prompts, batch, group, rules, image_config):
     meshes = make_meshes(shape, None, prompts=prompts.input_ids.shape[0], group_size=group)
     gathered, smallest = decode_loop(config, meshes.rollout, prompts, group, blank_rules(rules, config))
     found = {"gathered": gathered, "smallest": smallest, "seen": gathers_of_a_loop_that_has_one(meshes.train)}
+    between, head = head_gradient(config, meshes.train)
+    found |= {"between_chunks": between, "head": head}
     count, whole = update_places(config, meshes.train, blank_batch(batch, config), image_config)
     found |= {"cut": count, "not_as_said": whole}
     return found
@@ -158,4 +165,4 @@ def gathers_of_a_loop_that_has_one(mesh):
     matrix = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=cut)
     x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=whole)
     loop = jax.jit(lambda matrix, x: jax.lax.fori_loop(0, 9, body, (matrix, x)))
-    return max(gathers_in_loops(loop.lower(matrix, x).compile().as_text()), default=0)
+    return largest_in_loops(loop.lower(matrix, x).compile().as_text(), "all-gather")

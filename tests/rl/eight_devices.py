@@ -25,6 +25,7 @@ from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.sam2.sharding import sharding_for
 from pixelthink_jax.policy import Policy
+from pixelthink_jax.rl import logprobs
 from pixelthink_jax.rl.accuracy import answer_arrays, solution_arrays
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.placement import DecodeLayout, place_batch, place_prompts
@@ -44,6 +45,8 @@ GROUP, TOKENS = 4, 10
 PROMPTS = 8
 SOLUTION = "<box>(1,2),(9,9)</box><points>(3,3),(5,5)</points>"
 CONFIG = tiny_config(tiny_processor(), hidden=64)
+# A few positions a chip at once, so that the vocabulary projection goes through several chunks of them.
+logprobs.LOGITS_AT_ONCE = 7 * CONFIG.text.vocab_size
 DESCENT = optax.chain(optax.trace(0.9), optax.sgd(1.0))
 
 

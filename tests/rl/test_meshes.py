@@ -77,8 +77,13 @@ def test_groups_are_cut_only_where_there_are_more_chips_than_prompts(found):
 
 def test_no_decode_loop_gathers_anything_as_large_as_a_matrix(compiled):
     for program in compiled:
-        assert program["seen"] == 64 * 64  # a gather of a matrix in a loop would be found
+        assert program["seen"] == 4 * 64 * 64  # a gather of a matrix in a loop would be found
         assert program["gathered"] < program["smallest"], program
+
+
+def test_the_gradient_of_the_head_does_not_travel_between_chunks_of_positions(compiled):
+    for program in compiled:
+        assert program["between_chunks"] < program["head"] / 64, program
 
 
 def test_no_large_tensor_of_the_compiled_update_is_replicated_against_the_table(compiled):

@@ -143,7 +143,16 @@ def test_sampler_and_trainer_agree_so_the_ratio_is_one():
     assert metrics["clip_fraction"] == 0
 
 
-@pytest.mark.parametrize("options", [{"remat": "full"}, {"unroll": True}, {"micro_batches": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remat": "dots"},
+        {"remat": "dots_except_mlp"},
+        {"remat": "full"},
+        {"unroll": True},
+        {"micro_batches": 2},
+    ],
+)
 def test_how_it_is_computed_changes_nothing(options):
     micro_batches = options.get("micro_batches", 1)
     batch, _ = rolled_out(ONE_SIZE, micro_batches)

@@ -8,7 +8,7 @@ the policy longest first; within one call the policy refills its batches with wh
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,11 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.processing.prompts import user_text
 from pixelthink_jax.runtime.hosts import agreed, share, together
-from pixelthink_jax.segmentation import best_mask
+from pixelthink_jax.segmentation import best_masks
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Completion, Example
 
 Progress = Callable[[int, int], None]
-
-_SEGMENTER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -215,34 +213,17 @@ def draw(segmenter: Segmenter, examples: Sequence[Example], judged: Sequence[Jud
     start = time.perf_counter()
     masks = [np.zeros(example.image.shape[:2], bool) for example in examples]
     scores: list[list[float]] = [[] for _ in examples]
-    for i, mask, score in _object_masks(segmenter, examples, judged):
+    asked = [(i, target) for i, item in enumerate(judged) for target in item.targets]
+    found = best_masks(segmenter, [(examples[i].image, target) for i, target in asked])
+    for (i, _), (mask, score) in zip(asked, found, strict=True):
         masks[i] |= mask
         scores[i].append(score)
     drawn = sum(map(bool, scores))
     share = (time.perf_counter() - start) / max(drawn, 1)
     return [
-        Drawn(mask, float(np.mean(found)) if found else 0.0, share if found else 0.0)
-        for mask, found in zip(masks, scores, strict=True)
+        Drawn(mask, float(np.mean(rated)) if rated else 0.0, share if rated else 0.0)
+        for mask, rated in zip(masks, scores, strict=True)
     ]
-
-
-def _object_masks(
-    segmenter: Segmenter, examples: Sequence[Example], judged: Sequence[Judged]
-) -> Iterable[tuple[int, np.ndarray, float]]:
-    """Example, best mask and predicted IoU of every object; batches have one size, filled up with repeats."""
-    asked = [(i, target) for i, item in enumerate(judged) for target in item.targets]
-    for start in range(0, len(asked), _SEGMENTER_BATCH):
-        part = asked[start : start + _SEGMENTER_BATCH]
-        filled = part + part[-1:] * (_SEGMENTER_BATCH - len(part))
-        found = segmenter.predict_batch(
-            [examples[i].image for i, _ in filled],
-            [target.box_xyxy for _, target in filled],
-            [target.points_xy for _, target in filled],
-            as_given=True,
-            batch_size=_SEGMENTER_BATCH,
-        )
-        for (i, _), masks in zip(part, found, strict=False):
-            yield (i, *best_mask(masks))
 
 
 def _model_size(processor: Processor, example: Example) -> tuple[int, int]:

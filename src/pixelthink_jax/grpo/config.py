@@ -9,7 +9,7 @@ from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.models.qwen_vl import LoraConfig
-from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.models.remat import Remat
 from pixelthink_jax.processing.policy_format import FormatName
 from pixelthink_jax.rl.objective import LossConfig
 from pixelthink_jax.rl.rewards import RewardConfig
@@ -134,7 +134,7 @@ class TrainConfig:
         gradient_dtype: What the gradients of micro-batches are added up in (`rl.step.StepConfig`).
         reference_memory: Where the reference waits between its passes; `host` frees two bytes a parameter of the device
             during rollout and update. Only where all parameters are trained: others it shares with the policy.
-        remat: Recompute blocks in the backward pass.
+        remat: What blocks keep for the backward pass; the rest is computed once more, which saves memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is
             (`runtime.halves`).
@@ -267,6 +267,11 @@ class TrainConfig:
     def trains_vision(self) -> bool:
         """Whether the vision tower changes."""
         return not self.freeze_vision and self.lora is None
+
+    @property
+    def draws_masks(self) -> bool:
+        """Whether the run needs a segmenter: for its evaluations or for a reward."""
+        return self.evaluation.every > 0 or any(custom.kind == "mask_iou" for custom in self.custom_rewards)
 
     @property
     def step_config(self) -> StepConfig:

@@ -20,11 +20,9 @@ from pixelthink_jax.grpo.config import CustomRewardConfig
 from pixelthink_jax.processing.policy_format import frame_size
 from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.rl.rewards import RewardInputs
-from pixelthink_jax.segmentation import answer_in_image, best_mask
+from pixelthink_jax.segmentation import answer_in_image, best_masks
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Example
-
-_SEGMENTER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -106,19 +104,12 @@ class MaskIou:
             for g, text in enumerate(group)
             if (target := self._target(text, examples[b])) is not None
         ]
-        filled = asked + asked[-1:] * (-len(asked) % _SEGMENTER_BATCH)
-        drawn = self._segmenter.predict_batch(
-            [examples[b].image for b, _, _ in filled],
-            [target.box_xyxy for _, _, target in filled],
-            [target.points_xy for _, _, target in filled],
-            as_given=True,
-            batch_size=_SEGMENTER_BATCH,
-        )
-        for (b, g, _), masks in zip(asked, drawn, strict=False):
+        drawn = best_masks(self._segmenter, [(examples[b].image, target) for b, _, target in asked])
+        for (b, g, _), (mask, _) in zip(asked, drawn, strict=True):
             truth = examples[b].mask
             if truth is None:
                 raise InputError(f"example {examples[b].id}: it has no mask, which the reward mask_iou needs")
-            ious[b, g] = mask_iou(best_mask(masks)[0], truth)
+            ious[b, g] = mask_iou(mask, truth)
         return ious
 
     def _target(self, text: str, example: Example) -> Any:

@@ -23,7 +23,7 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.rl.step import make_step
 from pixelthink_jax.runtime.checkpoints import Checkpoints
-from pixelthink_jax.runtime.mesh import Meshes, make_meshes
+from pixelthink_jax.runtime.mesh import Meshes, make_meshes, own_mesh
 from pixelthink_jax.runtime.meter import Stopwatch
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.recompilation import CompileWatch
@@ -61,10 +61,6 @@ class Parts:
 def open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> Parts:
     """Opens models, data and compiled functions, the small and likely mistakes first."""
     held_out = open_data(config.evaluation.data) if config.evaluation.every else None
-    masked = any(custom.kind == "mask_iou" for custom in config.custom_rewards)
-    segmenter = None
-    if config.evaluation.segmenter is not None and (held_out is not None or masked):
-        segmenter = load_segmenter(model_folder(config.evaluation.segmenter))
     meshes = make_meshes(
         config.mesh,
         config.rollout_mesh,
@@ -72,6 +68,9 @@ def open_parts(config: TrainConfig, reward: Callable[..., Any] | None) -> Parts:
         group_size=config.group_size,
         micro_batches=config.micro_batches,
     )
+    segmenter = None
+    if config.evaluation.segmenter is not None and config.draws_masks:
+        segmenter = load_segmenter(model_folder(config.evaluation.segmenter), mesh=own_mesh(meshes.train))
     policy = load_policy(
         model_folder(config.policy), dtype=config.dtype, mesh=meshes.train, format=config.format
     )

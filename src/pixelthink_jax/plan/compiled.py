@@ -76,7 +76,8 @@ def compile_step(
         InputError: The mesh does not fit the slice, or the compiler does not know the slice.
     """
     say = on_progress or (lambda line: None)
-    programs = step_programs(shapes, run_meshes(shapes, slice_devices(topology)))
+    devices = slice_devices(topology)
+    programs = step_programs(shapes, run_meshes(shapes, devices), devices)
     found = []
     for number, (name, lower) in enumerate(programs.items(), start=1):
         say(f"{topology.name}: {name}, program {number} of {len(programs)}")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,26 +60,53 @@ def read_executable(compiled: Any, *, open_turns: int = 1) -> Executable:
         open_turns: How often loops turn whose end depends on data.
     """
     memory = compiled.memory_analysis()
-    traffic, largest = exchanged_bytes(compiled.as_text(), open_turns=open_turns)
+    found = exchanges(compiled.as_text(), open_turns=open_turns)
     return Executable(
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.peak_memory_in_bytes,
-        collectives=traffic,
-        largest_in_loops=largest,
+        collectives=bytes_by_kind(found),
+        largest_in_loops=max((each.size for each in found if each.open_ended), default=0),
     )
 
 
-def exchanged_bytes(text: str, *, open_turns: int = 1) -> tuple[dict[str, int], int]:
-    """Bytes that exchanges between chips leave on each of them, by kind, and the largest in a loop with an open end.
+@dataclass(frozen=True)
+class Exchange:
+    """An exchange between chips.
+
+    Attributes:
+        kind: `all-gather` and the like.
+        size: Bytes that it leaves on each chip.
+        turns: How often it happens in a run of the program.
+        in_loop: It stands in a loop.
+        open_ended: In one whose end depends on data.
+    """
+
+    kind: str
+    size: int
+    turns: int
+    in_loop: bool
+    open_ended: bool
+
+
+def bytes_by_kind(found: Iterable[Exchange]) -> dict[str, int]:
+    """Bytes that exchanges leave on each chip."""
+    totals: dict[str, int] = dict.fromkeys(_KINDS, 0)
+    for each in found:
+        totals[each.kind] += each.turns * each.size
+    return {kind: size for kind, size in totals.items() if size}
+
+
+def exchanges(text: str, *, open_turns: int = 1) -> list[Exchange]:
+    """The exchanges between chips of a program.
 
     Args:
         text: An optimised module as HLO text.
         open_turns: How often loops turn whose end depends on data.
 
-    >>> exchanged_bytes('''
+    >>> for each in exchanges('''
     ... %body (p: f32[4]) -> f32[4] {
     ...   %g = f32[8,2]{1,0} all-gather(%p), dimensions={0}
     ... }
@@ -90,36 +117,35 @@ def exchanged_bytes(text: str, *, open_turns: int = 1) -> tuple[dict[str, int], 
     ...   %w = f32[4] while(%a), condition=%cond, body=%body
     ...   %r = bf16[16]{0} all-reduce(%a), to_apply=%add
     ... }
-    ... ''')
-    ({'all-gather': 1792, 'all-reduce': 32}, 0)
+    ... '''):
+    ...     print(each.kind, each.size, each.turns, each.in_loop)
+    all-gather 64 28 True
+    all-reduce 32 1 False
     """
     computations, entry = _computations(text)
     # An exchange that is spread over several fusions stands in each of them, under one channel.
-    found_bytes: dict[tuple[str, str], int] = {}
-    largest = 0
+    kept: dict[tuple[str, str], Exchange] = {}
 
-    def visit(name: str, turns: int, open_ended: bool) -> None:
-        nonlocal largest
+    def visit(name: str, turns: int, in_loop: bool, open_ended: bool) -> None:
         for line in computations.get(name, ()):
             if found := _COLLECTIVE.search(line):
                 size = _result_bytes(found[1], started="-start(" in line)
                 channel = _CHANNEL.search(line)
                 key = found[2], channel[1] if channel else f"{name} {line}"
-                found_bytes[key] = max(found_bytes.get(key, 0), turns * size)
-                largest = max(largest, size if open_ended else 0)
+                each = Exchange(found[2], size, turns, in_loop, open_ended)
+                kept[key] = max(each, kept.get(key, each), key=lambda each: each.turns * each.size)
             elif loop := _LOOP.search(line):
                 times = _turns(computations.get(loop[1], ()))
-                visit(loop[2], turns * (times or open_turns), open_ended or times is None)
+                visit(loop[2], turns * (times or open_turns), True, open_ended or times is None)
             else:
                 called = _CALLED.findall(line)
                 for branches in _BRANCHES.findall(line):
                     called += [branch.strip().lstrip("%") for branch in branches.split(",")]
                 for name_ in called:
-                    visit(name_, turns, open_ended)
+                    visit(name_, turns, in_loop, open_ended)
 
-    visit(entry, 1, False)
-    totals = {kind: sum(size for (k, _), size in found_bytes.items() if k == kind) for kind in _KINDS}
-    return {kind: size for kind, size in totals.items() if size}, largest
+    visit(entry, 1, False, False)
+    return list(kept.values())
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

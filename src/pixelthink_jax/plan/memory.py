@@ -11,6 +11,7 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.attention import SCORES_AT_ONCE
 from pixelthink_jax.models.axes import activation_spec
 from pixelthink_jax.models.qwen_vl.sharding import partition_spec
+from pixelthink_jax.plan.drawing import drawing_bytes, segmenter_bytes
 from pixelthink_jax.plan.shapes import Shapes
 from pixelthink_jax.rl.logprobs import LOGITS_AT_ONCE
 
@@ -36,10 +37,13 @@ def activation_bytes(axes: str, shape: tuple[int, ...], mesh: Mapping[str, int],
     return math.prod(shape) * itemsize // _parts(activation_spec(axes, shape, mesh), mesh)
 
 
-def memory(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Bytes of each chip by kind, phase by phase: while completions are drawn, scored by the reference, learned from.
+def memory(
+    shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int], host_chips: int
+) -> dict[str, dict[str, int]]:
+    """Bytes of each chip by kind, phase by phase: completions are drawn, scored by the reference, learned from; masks.
 
-    The second phase is there where the reference waits on the host.
+    The second phase is there where the reference waits on the host. A run that draws no masks does not hold a
+    segmenter: the last phase is then that of an evaluation by itself.
     """
     config, model, kv = shapes.config, shapes.model, shapes.model.text.num_kv_heads
     state, width = shapes.state, jnp.dtype(config.dtype).itemsize
@@ -50,6 +54,9 @@ def memory(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int])
     }
     reference = {"reference": _reference_bytes(shapes, train)}
     waits = config.reference_memory == "host"
+    segmenter = {"segmenter": segmenter_bytes(shapes.segmenter)}
+    if config.draws_masks:
+        resident |= segmenter
     always = resident if waits else resident | reference
     b, g, r = shapes.batch.tokens.shape
     t = shapes.batch.prompts.input_ids.shape[1]
@@ -57,10 +64,11 @@ def memory(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int])
     cache = 2 * text.num_layers * width
     prefix = activation_bytes("b k t c", (b, kv, t, text.head_dim), rollout, cache)
     suffix = activation_bytes("b g k r c", (b, g, kv, r, text.head_dim), rollout, cache)
+    copy = {"decode copy": placed_bytes(shapes.whole, rollout, kv, config.dtype)}
     phases = {
         "rollout": always
+        | copy
         | {
-            "decode copy": placed_bytes(shapes.whole, rollout, kv, config.dtype),
             "caches": prefix + suffix,
             "logits": 4 * activation_bytes("b g v", (b, g, text.vocab_size), rollout, 4),
         }
@@ -71,6 +79,8 @@ def memory(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int])
     if config.micro_batches > 1:  # those of one micro-batch, and their sum
         gradients += placed_bytes(state.params, train, kv, config.gradient_dtype)
     phases["update"] = always | {"gradients": gradients, "activations": activations(shapes, train)}
+    drawing = {"images": drawing_bytes(shapes.segmenter, host_chips)}
+    phases["masks"] = (always if config.draws_masks else segmenter) | copy | drawing
     return phases
 
 
@@ -90,20 +100,31 @@ def activations(shapes: Shapes, mesh: Mapping[str, int]) -> int:
     b, g, r = shapes.batch.tokens.shape
     b //= config.micro_batches
     t = shapes.batch.prompts.input_ids.shape[1]
-    d, h = text.hidden_size, text.num_heads
-    stream = activation_bytes("b t d", (b, t, d), mesh, width)
-    stream += activation_bytes("b g r d", (b, g, r, d), mesh, width)
+    d, h, c = text.hidden_size, text.num_heads, text.head_dim
+
+    def of_tokens(letter: str, size: int, each: int = 1) -> int:
+        prompts = activation_bytes(f"b t {letter} .", (b, t, size, each), mesh, width)
+        return prompts + activation_bytes(f"b g r {letter} .", (b, g, r, size, each), mesh, width)
+
+    stream, projected = of_tokens("d", d), of_tokens("h", h, c) + 2 * of_tokens("k", text.num_kv_heads, c)
     scores = activation_bytes("b h t s", (b, h, t, t), mesh, 4)
     scores = max(scores, activation_bytes("b g h r s", (b, g, h, r, r + t), mesh, 4))
     # Both sides of the MLP and their product lie beside one another, and once more on the way back.
     wide = activation_bytes("b g r h", (b, g, r, text.intermediate_size), mesh, width)
     layer = 3 * min(scores, 4 * SCORES_AT_ONCE) + 6 * wide + 8 * stream
     layer += 2 * _whole_layer(shapes, mesh)
-    kept = text.num_layers * (stream if config.remat == "full" else layer)
+    block = {
+        "full": stream,
+        "dots_except_mlp": 2 * stream + projected + of_tokens("h", h, c),
+        "dots": 2 * stream + projected + 2 * of_tokens("h", text.intermediate_size),
+    }
+    kept = text.num_layers * block.get(config.remat, layer)
     frames, patches = shapes.batch.layout.positions.shape[:2]
     seen = activation_bytes("n p d", (frames, patches, vision.hidden_size), mesh, width)
-    kept += seen * (vision.depth if config.trains_vision else 1)
     full = activation_bytes("n h p q", (frames, vision.num_heads, patches, patches), mesh, 4)
+    mlp = 2 * seen * vision.intermediate_size // vision.hidden_size
+    tower = {"full": seen, "dots_except_mlp": 6 * seen, "dots": 5 * seen + mlp}
+    kept += vision.depth * tower.get(config.remat, 8 * seen + 2 * mlp) if config.trains_vision else seen
     # The head: some logits with their gradient, its matrix as a chip sees it, and the gradient of that in float32.
     matrix = text.vocab_size * d // mesh["tensor"]
     head = 2 * 4 * LOGITS_AT_ONCE + matrix * (width + 4)

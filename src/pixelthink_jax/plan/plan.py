@@ -125,7 +125,10 @@ def make_plan(
     train, rollout = _sizes(axes), _sizes(decode_axes)
     for sizes, where in ((train, "mesh"), (rollout, "rollout_mesh")):
         qwen_vl.check_mesh(shapes.model, sizes, where=where)
-    phases, network = memory(shapes, train, rollout), traffic(shapes, train, rollout)
+    phases, network = (
+        memory(shapes, train, rollout, topology.chips // topology.hosts),
+        traffic(shapes, train, rollout),
+    )
     flops = step_flops(shapes)
     plan = Plan(
         topology=topology,
@@ -133,7 +136,7 @@ def make_plan(
         mesh=train,
         rollout_mesh=rollout,
         phase_bytes=phases,
-        flops=sum(flops.values()),
+        flops=sum(of_phase for phase, of_phase in flops.items() if phase != "recomputed"),
         network_bytes=network,
         phase_seconds=phase_seconds(shapes, topology, flops, network, phases["rollout"]),
         prompts=config.prompts_per_step,
@@ -193,6 +196,9 @@ def _compiled_phases(plan: Plan, shapes: Shapes, programs: Sequence[CompiledProg
     kv, dtype = shapes.model.text.num_kv_heads, shapes.config.dtype
     rollout = plan.phase_bytes["rollout"]
     state = sum(size for kind, size in rollout.items() if kind not in ("decode copy", "caches", "logits"))
+    beside = {
+        kind: size for kind, size in plan.phase_bytes["masks"].items() if kind not in ("segmenter", "images")
+    }
     copy = rollout["decode copy"]
     vision = placed_bytes({"vision": shapes.whole["vision"]}, plan.rollout_mesh, kv, dtype)
     # A program is given the parameters that it reads: those it does not read lie there too.
@@ -207,6 +213,8 @@ def _compiled_phases(plan: Plan, shapes: Shapes, programs: Sequence[CompiledProg
                 "arguments": run.argument_bytes,
                 "temporaries": run.peak_bytes - run.argument_bytes,
             }
+        elif program.name.startswith("masks"):
+            found[program.name] = beside | {"program": run.peak_bytes}
         elif program.name.startswith("reshard"):
             found[program.name] = {
                 "training state": state,
@@ -236,7 +244,7 @@ def with_remedies(plan: Plan, config: TrainConfig) -> Plan:
     found = []
     if drawing:
         found.append("raise rollout_mesh.tensor, so that the decode copy is cut into more parts")
-    elif config.remat == "none":
+    elif config.remat != "full":
         found.append("set remat to full")
     if not drawing and config.micro_batches < config.prompts_per_step:
         found.append(f"raise micro_batches to {min(config.prompts_per_step, 2 * config.micro_batches)}")

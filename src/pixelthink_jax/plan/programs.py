@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
+from pixelthink_jax.plan.drawing import host_mesh, lower_decoder, lower_encoder
 from pixelthink_jax.plan.shapes import Shapes
 from pixelthink_jax.plan.topology import Topology
 from pixelthink_jax.rl import rollout
@@ -65,14 +66,24 @@ def run_meshes(shapes: Shapes, devices: Sequence[Any]) -> Meshes:
     )
 
 
-def step_programs(shapes: Shapes, meshes: Meshes) -> dict[str, Lowering]:
-    """The lowering of each program of a step, by name, in the order they run."""
+def step_programs(shapes: Shapes, meshes: Meshes, devices: Sequence[Any]) -> dict[str, Lowering]:
+    """The lowering of each program of a step, by name, in the order they run, and of those that draw masks."""
     assert meshes.train is not None and meshes.rollout is not None
     return reshard_programs(shapes, meshes) | {
         "encode": partial(_lower_encode, shapes, meshes),
         "prefill": partial(_lower_prefill, shapes, meshes),
         "decode": partial(_lower_decode, shapes, meshes),
         "update": partial(_lower_update, shapes, meshes.train),
+        **drawing_programs(shapes, meshes.train, devices),
+    }
+
+
+def drawing_programs(shapes: Shapes, mesh: Mesh, devices: Sequence[Any]) -> dict[str, Lowering]:
+    """The two programs that draw masks, on the chips of a host."""
+    own = host_mesh(devices, mesh)
+    return {
+        "masks: encoder": partial(lower_encoder, shapes.segmenter, own),
+        "masks: decoder": partial(lower_decoder, shapes.segmenter, own),
     }
 
 

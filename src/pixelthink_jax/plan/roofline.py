@@ -11,6 +11,7 @@ from pixelthink_jax.plan.topology import Topology
 from pixelthink_jax.rl.flops import (
     GroupShape,
     forward_flops,
+    recomputed_flops,
     text_attention_flops,
     text_linear_flops,
     update_flops,
@@ -19,7 +20,7 @@ from pixelthink_jax.rl.flops import (
 
 
 def step_flops(shapes: Shapes) -> dict[str, int]:
-    """Matrix products of a step by phase, all chips together."""
+    """Matrix products of a step by phase, all chips together; what is computed twice counts once, and once apart."""
     config, model = shapes.config, shapes.model
     b, g, r = shapes.batch.tokens.shape
     t = shapes.batch.prompts.input_ids.shape[1]
@@ -33,6 +34,7 @@ def step_flops(shapes: Shapes) -> dict[str, int]:
         "update": update_flops(
             model, groups, reference=config.loss.kl_coef > 0, freeze_vision=not config.trains_vision
         ),
+        "recomputed": recomputed_flops(model, groups, config.remat, freeze_vision=not config.trains_vision),
     }
 
 
@@ -47,7 +49,7 @@ def traffic(shapes: Shapes, train: Mapping[str, int], rollout: Mapping[str, int]
     summed = placed_bytes(shapes.state.params, alone, kv, config.dtype) - placed_bytes(
         shapes.state.params, train, kv, config.dtype
     )
-    passes = 2 + (config.remat == "full") + (shapes.reference is not None)
+    passes = 2 + (config.remat != "none") + (shapes.reference is not None)
     b, g, r = shapes.batch.tokens.shape
     t = shapes.batch.prompts.input_ids.shape[1]
 
@@ -100,9 +102,9 @@ def _update_seconds(
     shapes: Shapes, topology: Topology, flops: Mapping[str, int], network: Mapping[str, int]
 ) -> dict[str, float]:
     """Floors of the update by resource; exchanges and arithmetic go on side by side."""
-    recomputed = 4 / 3 if shapes.config.remat == "full" else 1.0
+    executed = flops["update"] + flops["recomputed"]
     sent = network["weights"] + network["gradients"] + network["tensor"]
     return {
-        "arithmetic": flops["update"] * recomputed / topology.chips / topology.chip.flops_per_second,
+        "arithmetic": executed / topology.chips / topology.chip.flops_per_second,
         "network": sent / topology.chip.network_bytes_per_second,
     }

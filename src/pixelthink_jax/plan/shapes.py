@@ -16,6 +16,8 @@ from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.presets import PRESETS
+from pixelthink_jax.models.sam2.config import Sam2Config
+from pixelthink_jax.plan.drawing import RELEASED, planned_segmenter
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.rl.accuracy import AnswerArrays, answer_arrays, solution_arrays
 from pixelthink_jax.rl.rewards import RewardInputs
@@ -42,6 +44,7 @@ class Shapes:
         reference: Parameters of the reference; None without a divergence term.
         batch: What an update reads.
         completion_tokens: Of each completion.
+        segmenter: What draws masks.
     """
 
     config: TrainConfig
@@ -52,6 +55,7 @@ class Shapes:
     reference: Any
     batch: StepBatch
     completion_tokens: int
+    segmenter: Sam2Config
 
     @property
     def whole(self) -> Any:
@@ -97,6 +101,7 @@ def run_shapes(config: TrainConfig, completion_tokens: int | None = None) -> Sha
         reference=params if config.loss.kl_coef > 0 else None,
         batch=_batch(config, model, tokens),
         completion_tokens=tokens,
+        segmenter=planned_segmenter(config.evaluation.segmenter or RELEASED),
     )
 
 

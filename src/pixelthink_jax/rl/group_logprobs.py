@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig
-from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.models.remat import Remat
 from pixelthink_jax.rl.logprobs import TokenScores, token_logprobs
 from pixelthink_jax.rl.rollout import PromptArrays
 
@@ -49,7 +49,7 @@ def group_logprobs(
         temperature: Of the sampling.
         banned: Tokens the sampler never draws.
         dtype: Dtype to compute in; None takes that of the weights.
-        remat: `full` recomputes each block in the backward pass.
+        remat: What blocks keep for the backward pass.
         unroll: Blocks per scan step.
 
     Returns:

@@ -1,11 +1,12 @@
 """Log-probabilities of given tokens without ever holding all logits."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import on_axes, shards_of
@@ -43,7 +44,8 @@ def token_logprobs(
     """Scores each target token under the distribution that predicts it.
 
     The vocabulary projection runs over chunks of positions, each recomputed in the backward pass, so that
-    memory does not grow with positions times vocabulary.
+    memory does not grow with positions times vocabulary. On a mesh every chip adds up the gradient of the head over
+    its own positions of all chunks, and the chips' sums are added once.
 
     Args:
         params: The whole model's parameters.
@@ -54,24 +56,39 @@ def token_logprobs(
         banned: Tokens that the sampler never draws; they are not in the distribution. None bans none.
     """
     flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    count = flat.shape[0]
-    chunk = min(count, max(1, LOGITS_AT_ONCE * shards_of("v") // config.text.vocab_size) * shards_of("m"))
-
-    def score(positions: Float[Array, "m d"], tokens: Int[Array, " m"]) -> TokenScores:
-        logits = qwen_vl.logits(params, on_axes(positions, "m d"), config)
-        return _scores(on_axes(logits, "m v") / temperature, tokens, banned)
-
-    if chunk == count:
-        scores = score(flat, wanted)
+    count, head = flat.shape[0], qwen_vl.output_head(params, config)
+    size, shards = max(1, LOGITS_AT_ONCE * shards_of("v") // config.text.vocab_size), shards_of("m")
+    if count <= size * shards:
+        logits = on_axes(qwen_vl.head_logits(head, on_axes(flat, "m d")), "m v")
+        scores = _scores(logits / temperature, wanted, banned)
     else:
-        pad = -count % chunk
-        chunks = jnp.pad(flat, ((0, pad), (0, 0))).reshape(-1, chunk, flat.shape[-1])
-        tokens = jnp.pad(wanted, (0, pad)).reshape(-1, chunk)
-        # Chunks follow one another, so it is within them that positions are shared out.
-        chunks, tokens = on_axes(chunks, "chunk m d"), on_axes(tokens, "chunk m")
-        scores = jax.lax.map(lambda pair: jax.checkpoint(score)(*pair), (chunks, tokens))
-        scores = jax.tree.map(lambda x: x.reshape(-1)[:count], scores)
+        # Each chip goes through its own positions, with its own copy of the head.
+        heads = on_axes(jnp.broadcast_to(head, (shards, *head.shape)), "m v d")
+
+        @jax.checkpoint
+        def score(chunk: tuple[Float[Array, "m s d"], Int[Array, "m s"]]) -> TokenScores:
+            logits = on_axes(jax.vmap(qwen_vl.head_logits)(heads, chunk[0]), "m . v")
+            return jax.vmap(partial(_scores, banned=banned))(logits / temperature, chunk[1])
+
+        scores = jax.lax.map(score, (_chunks(flat, shards, size), _chunks(wanted, shards, size)))
+        scores = jax.tree.map(lambda x: _joined(x, count), scores)
     return jax.tree.map(lambda x: x.reshape(targets.shape), scores)
+
+
+def _chunks(x: Real[Array, "n ..."], shards: int, size: int) -> Real[Array, "chunk m s ..."]:
+    """Rows, shared out one run after another, in chunks of `size` of each share, zeros after its last."""
+    share = -(-x.shape[0] // shards)
+    padding = [(0, 0)] * (x.ndim - 1)
+    shares = jnp.pad(x, [(0, shards * share - x.shape[0]), *padding]).reshape(shards, share, *x.shape[1:])
+    padded = jnp.pad(on_axes(shares, " ".join("m" + "." * x.ndim)), [(0, 0), (0, -share % size), *padding])
+    chunks = padded.reshape(shards, -1, size, *x.shape[1:]).swapaxes(0, 1)
+    return on_axes(chunks, " ".join(".m" + "." * x.ndim))
+
+
+def _joined(chunks: Shaped[Array, "chunk m s"], count: int) -> Shaped[Array, " n"]:
+    """What `_chunks` cut, for the first `count` rows."""
+    shards = chunks.shape[1]
+    return chunks.swapaxes(0, 1).reshape(shards, -1)[:, : -(-count // shards)].reshape(-1)[:count]
 
 
 def _scores(

@@ -23,7 +23,7 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import PrefixCache, QwenVLConfig, SuffixCache, VisionLayout
-from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.models.remat import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.sampling import SamplingConfig, sample_tokens, token_statistics
 from pixelthink_jax.rl.token_rules import CLOSE, OPEN, TokenRules

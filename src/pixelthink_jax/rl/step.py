@@ -27,7 +27,7 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
-from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.models.remat import Remat
 from pixelthink_jax.processing.patches import ImageConfig
 from pixelthink_jax.rl.advantages import group_advantages
 from pixelthink_jax.rl.group_logprobs import group_logprobs
@@ -53,7 +53,7 @@ class StepConfig:
         micro_batches: Parts the prompts of a step are cut into, one after another, to save memory.
         temperature: Of the sampling.
         freeze_vision: The vision tower is not among what is trained: images are encoded once for policy and reference.
-        remat: Recompute blocks in the backward pass to save memory.
+        remat: What blocks keep for the backward pass; the rest is computed once more, which saves memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         gradient_dtype: What the gradients of micro-batches are added up in. bfloat16 saves two bytes a parameter; each
             of the `micro_batches` additions then rounds to 2^-9 of the sum.

@@ -216,12 +216,13 @@ def own_mesh(mesh: Mesh | None) -> Mesh | None:
     """A mesh for what each process computes by itself: `mesh`, or of several processes this one's devices in a row."""
     if mesh is None or not mesh.is_multi_process:
         return mesh
-    own = np.array(jax.local_devices())
-    return (
-        None
-        if own.size == 1
-        else _mesh(Axes(("data", "fsdp", "tensor"), (own.size, 1, 1)), own.reshape(-1, 1, 1))
-    )
+    own = jax.local_devices()
+    return None if len(own) == 1 else row_mesh(own)
+
+
+def row_mesh(devices: Sequence[Any]) -> Mesh:
+    """Devices in a row along `data`."""
+    return _make_mesh(Axes(("data", "fsdp", "tensor"), (len(devices), 1, 1)), devices)
 
 
 def _make_mesh(axes: Axes, devices: Sequence[Any] | None) -> Mesh:

@@ -8,7 +8,7 @@ keep their fractions and are clipped to the image, and a completion without an a
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from pixelthink_jax.processing.policy_format import frame_size
 from pixelthink_jax.processing.processor import Prompt
 from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.runtime.hosts import joined, together
-from pixelthink_jax.segmenter import Segmenter
+from pixelthink_jax.segmenter import IMAGES_AT_ONCE, Segmenter
 from pixelthink_jax.types import Answer, Completion, Masks, Point, Segmentation
 
 MAX_NEW_TOKENS = 1024
@@ -135,6 +135,24 @@ def answer_in_image(answer: Target, *, frame: tuple[int, int], image_size: tuple
         _on_image((x * width / across, y * height / down), image_size) for x, y in answer.points_xy
     )
     return Target(box_xyxy=box, points_xy=points)
+
+
+def best_masks(
+    segmenter: Segmenter, asked: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Target]]
+) -> Iterator[tuple[Bool[np.ndarray, "H W"], float]]:
+    """`best_mask` of each of many answers, some at a time.
+
+    Args:
+        segmenter: Draws the masks.
+        asked: Images with what is to be drawn in them, in pixels; those of one image one after another.
+    """
+    for start in range(0, len(asked), IMAGES_AT_ONCE):
+        part = asked[start : start + IMAGES_AT_ONCE]
+        # Batches of one size, filled up with repeats, so that one program serves all.
+        images, targets = zip(*part, *[part[-1]] * (IMAGES_AT_ONCE - len(part)), strict=True)
+        boxes, points = [target.box_xyxy for target in targets], [target.points_xy for target in targets]
+        found = segmenter.predict_batch(images, boxes, points, as_given=True)
+        yield from (best_mask(masks) for masks, _ in zip(found, part, strict=False))
 
 
 def best_mask(masks: Masks) -> tuple[Bool[np.ndarray, "H W"], float]:

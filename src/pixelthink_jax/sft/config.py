@@ -6,6 +6,7 @@ from typing import Literal
 from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
+from pixelthink_jax.models.remat import Remat
 from pixelthink_jax.runtime.optim import OptimConfig
 
 
@@ -115,7 +116,7 @@ class SftConfig:
         freeze_vision: Leave the vision tower as it is.
         lora: Train only an adapter of the text blocks, which `out/adapter` then holds as a PEFT folder; `out/policy`
             has it merged. None trains the parameters themselves.
-        remat: Recompute blocks in the backward pass to save memory.
+        remat: What blocks keep for the backward pass; the rest is computed once more, which saves memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is.
         export_dtype: Dtype of the exported policy.
@@ -135,7 +136,7 @@ class SftConfig:
     chunk_rows: int = 1024
     freeze_vision: bool = False
     lora: LoraConfig | None = None
-    remat: Literal["none", "full"] = "none"
+    remat: Remat = "none"
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     export_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl import QwenVLConfig, VisionLayout
-from pixelthink_jax.models.qwen_vl.text import Remat
+from pixelthink_jax.models.remat import Remat
 from pixelthink_jax.processing.patches import ImageConfig, patchify
 from pixelthink_jax.rl.logprobs import token_logprobs
 from pixelthink_jax.runtime.train_state import TrainState, updated

@@ -23,7 +23,7 @@ from pixelthink_jax.models.qwen_vl.folder import (
 )
 from pixelthink_jax.models.qwen_vl.init import init_params
 from pixelthink_jax.models.qwen_vl.lora import LoraConfig, add_lora, merge_lora, merged_leaf, without_lora
-from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, logits
+from pixelthink_jax.models.qwen_vl.model import embed_prompt, forward, head_logits, logits, output_head
 from pixelthink_jax.models.qwen_vl.rope import position_ids
 from pixelthink_jax.models.qwen_vl.sharding import check_mesh, on_rules, sharding_for, tree_shardings
 from pixelthink_jax.models.qwen_vl.trained import is_trained, split_params, trained_and_frozen, whole_params
@@ -46,6 +46,7 @@ __all__ = [
     "embed_prompt",
     "encode_images",
     "forward",
+    "head_logits",
     "init_params",
     "init_suffix_cache",
     "is_trained",
@@ -54,6 +55,7 @@ __all__ = [
     "merged_leaf",
     "on_rules",
     "open_params",
+    "output_head",
     "position_ids",
     "prefill",
     "read_adapter",

@@ -19,7 +19,8 @@ from pixelthink_jax.models.layers import AnyArray
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.model import embed_prompt, final_norm
 from pixelthink_jax.models.qwen_vl.rope import text_rope
-from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, Remat, causal_mask, run_layers
+from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, causal_mask, run_layers
+from pixelthink_jax.models.remat import Remat
 
 # A stack or a tuple of arrays; as nodes of pytrees, these hold whatever JAX traces or plans with.
 PerLayer = Any
@@ -100,7 +101,7 @@ def prefill(
         positions: From `position_ids`.
         mask: True at real tokens.
         config: The model.
-        remat: `full` recomputes each block in the backward pass.
+        remat: What blocks keep for the backward pass.
         unroll: Blocks per scan step.
 
     Returns:
@@ -211,7 +212,7 @@ def suffix_forward(
         prefix: From `prefill`; gradients flow into it.
         suffix_mask: True at real completion tokens.
         config: The model.
-        remat: `full` recomputes each block in the backward pass.
+        remat: What blocks keep for the backward pass.
         unroll: Blocks per scan step.
 
     Returns:

@@ -21,7 +21,8 @@ from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.rope import text_rope
-from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, Remat, causal_mask, run_layers
+from pixelthink_jax.models.qwen_vl.text import LayerFns, Params, causal_mask, run_layers
+from pixelthink_jax.models.remat import Remat
 
 
 def embed_prompt(
@@ -79,7 +80,7 @@ def forward(
         positions: From `position_ids`.
         mask: True at real tokens; padding may be left or right.
         config: The model.
-        remat: `full` recomputes each block in the backward pass.
+        remat: What blocks keep for the backward pass.
         unroll: Blocks per scan step; True unrolls the scan.
 
     Returns:
@@ -98,8 +99,17 @@ def forward(
 
 def logits(params: Params, hidden: Float[Array, "*axes d"], config: QwenVLConfig) -> Float[Array, "*axes v"]:
     """Next-token logits, accumulated and returned in float32."""
+    return head_logits(output_head(params, config), hidden)
+
+
+def output_head(params: Params, config: QwenVLConfig) -> Float[Array, "v d"]:
+    """The matrix that turns hidden states into logits."""
     text = params["text"]
-    head = text["embed"] if config.tie_word_embeddings else text["lm_head"]
+    return text["embed"] if config.tie_word_embeddings else text["lm_head"]
+
+
+def head_logits(head: Float[Array, "v d"], hidden: Float[Array, "*axes d"]) -> Float[Array, "*axes v"]:
+    """`logits` of a head."""
     rows = hidden.reshape(-1, hidden.shape[-1])
     out = jnp.einsum("nd,vd->nv", rows, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return out.reshape(*hidden.shape[:-1], -1)

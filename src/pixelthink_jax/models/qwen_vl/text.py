@@ -9,7 +9,7 @@ Source: transformers `Qwen2_5_VLDecoderLayer`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,9 +21,9 @@ from pixelthink_jax.models.axes import on_axes
 from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import TextConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate
+from pixelthink_jax.models.remat import Remat, kept, rematerialised
 
 Params = Mapping[str, Any]
-Remat = Literal["none", "full"]
 
 # Axes before the width, by rank: whole rows, or completions of groups.
 _LEAD = {3: "b t", 4: "b g t"}
@@ -55,13 +55,13 @@ class Block(nn.Module):
             projection(normed).reshape(*x.shape[:-1], -1, head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return rotate(q, *cos_sin), rotate(k, *cos_sin), v
+        return kept(rotate(q, *cos_sin)), kept(rotate(k, *cos_sin)), kept(v)
 
     def merge(
         self, x: Float[Array, "*axes d"], attended: Float[Array, "*axes h c"]
     ) -> Float[Array, "*axes d"]:
         """Adds the attended values and then the MLP to the residual stream."""
-        x = x + self.o_proj(attended.reshape(x.shape))
+        x = kept(x + self.o_proj(kept(attended).reshape(x.shape)))
         return x + self.mlp(self.post_norm(x))
 
     def __call__(
@@ -104,8 +104,7 @@ def run_layers(
     Returns:
         The last carry, and the outputs, stacked by the scan or as a tuple.
     """
-    if remat == "full":
-        body = jax.checkpoint(body, prevent_cse=False)
+    body = rematerialised(body, remat)
     if not isinstance(per_layer, list):
         return jax.lax.scan(body, carry, per_layer, unroll=unroll)
     outs = []

@@ -7,7 +7,7 @@ inside windows is exactly block-diagonal in both.
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,9 +21,9 @@ from pixelthink_jax.models.layers import AnyArray, GatedMlp, Linear, RMSNorm, ap
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig, VisionConfig
 from pixelthink_jax.models.qwen_vl.rope import CosSin, rotate, vision_rope
 from pixelthink_jax.models.qwen_vl.vision_layout import VisionLayout
+from pixelthink_jax.models.remat import Remat, kept, rematerialised
 
 Params = Mapping[str, Any]
-Remat = Literal["none", "full"]
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -73,8 +73,8 @@ class VisionBlock(nn.Module):
         q, k, v = jnp.split(qkv, 3, axis=-1)
         heads = (*x.shape[:-1], config.num_heads, config.head_dim)
         q, k, v = rotate(q.reshape(heads), *cos_sin), rotate(k.reshape(heads), *cos_sin), v.reshape(heads)
-        attended = attention(q, k, v).reshape(x.shape)
-        x = x + Linear(config.hidden_size, use_bias=True, init_std=out_std, name="proj")(attended)
+        attended = kept(attention(kept(q), kept(k), kept(v)).reshape(x.shape))
+        x = kept(x + Linear(config.hidden_size, use_bias=True, init_std=out_std, name="proj")(attended))
         normed = RMSNorm(config.rms_norm_eps, name="norm2")(x)
         mlp = GatedMlp(
             config.intermediate_size, use_bias=True, init_std=self.init_std, out_std=out_std, name="mlp"
@@ -118,27 +118,45 @@ def run_blocks(
     remat: Remat = "none",
     unroll: int | bool = 1,
 ) -> Float[Array, "n p d"]:
-    """Applies the stacked blocks: a scan over each run of blocks with the same kind of attention."""
+    """Applies the stacked blocks: a scan over the period of their kinds of attention, and in it over equal ones.
+
+    The published towers attend over the whole image in every eighth block: programs then hold two blocks, not eight.
+    """
     block = VisionBlock(config, parent=None)
     cos_sin = vision_rope(layout.positions, config)
     windowed = partial(window_attention, layout=layout)
     full = partial(full_attention, mask=layout.mask)
 
-    def runs(is_full: bool) -> Callable[[jax.Array, Params], tuple[jax.Array, None]]:
+    def one(attention: Attention) -> Callable[[jax.Array, Params], tuple[jax.Array, None]]:
         def body(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
-            x = apply(block, layer, x, cos_sin, full if is_full else windowed)
-            return on_axes(x, "n p d"), None
+            return on_axes(apply(block, layer, x, cos_sin, attention), "n p d"), None
 
-        return jax.checkpoint(body, prevent_cse=False) if remat == "full" else body
+        return rematerialised(body, remat)
 
-    kinds = [index in config.full_attention_blocks for index in range(config.depth)]
-    start = 0
-    for is_full, group in groupby(kinds):
-        stop = start + len(list(group))
-        layers = jax.tree.map(lambda leaf, low=start, high=stop: leaf[low:high], blocks)
-        x, _ = jax.lax.scan(runs(is_full), x, layers, unroll=unroll)
-        start = stop
-    return x
+    kinds = _period([index in config.full_attention_blocks for index in range(config.depth)])
+
+    def period(x: jax.Array, layers: Params) -> tuple[jax.Array, None]:
+        start = 0
+        for is_full, group in groupby(kinds):
+            stop = start + len(list(group))
+            run = jax.tree.map(lambda leaf, low=start, high=stop: leaf[low:high], layers)
+            x, _ = jax.lax.scan(one(full if is_full else windowed), x, run, unroll=unroll)
+            start = stop
+        return x, None
+
+    periods = jax.tree.map(lambda leaf: leaf.reshape(-1, len(kinds), *leaf.shape[1:]), blocks)
+    return jax.lax.scan(period, x, periods, unroll=unroll)[0]
+
+
+def _period(kinds: list[bool]) -> list[bool]:
+    """The shortest start that a sequence repeats from end to end.
+
+    >>> _period([False, True, False, True]), _period([False, True, False])
+    ([False, True], [False, True, False])
+    """
+    lengths = (length for length in range(1, len(kinds)) if len(kinds) % length == 0)
+    repeated = (length for length in lengths if kinds[:length] * (len(kinds) // length) == kinds)
+    return kinds[: next(repeated, len(kinds))]
 
 
 def encode_images(
@@ -160,7 +178,7 @@ def encode_images(
         layout: `vision_layout` of the same images.
         config: The model.
         dtype: Dtype to compute in; None takes that of the weights.
-        remat: `full` recomputes each block in the backward pass.
+        remat: What blocks keep for the backward pass.
         unroll: Blocks per scan step; True unrolls the scan.
 
     Returns:
