@@ -54,6 +54,13 @@ def test_the_newest_comes_back_bit_for_bit(tmp_path: Path) -> None:
     third.close()
 
 
+@pytest.mark.parametrize("name", ["a**b", "seed[1]"])
+def test_a_folder_whose_name_is_a_pattern_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run folder .*holds .*choose an out without"):
+        Checkpoints(tmp_path / name, every=1)
+    assert not (tmp_path / name).exists()
+
+
 def test_a_save_cut_by_a_kill_is_not_there(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every=1)
     checkpoints.save(1, make_state(1), {})

@@ -36,7 +36,15 @@ class Checkpoints:
         """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves.
 
         The folder may be an address on an object store.
+
+        Raises:
+            InputError: The folder's name reads as a pattern.
         """
+        if found := set("*?[]") & set(str(folder)):
+            raise InputError(
+                f"run folder {folder}: holds {' '.join(sorted(found))}, which checkpoints read as a pattern of names; "
+                "choose an out without"
+            )
         self._every = every
         # What its threads log is raised as well, at the next call.
         absl.logging.set_verbosity(absl.logging.FATAL)
