@@ -11,7 +11,7 @@ import pytest
 from pixelthink_jax.cli import main
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.grpo.config import TrainConfig
+from pixelthink_jax.grpo.config import HeldOutConfig, TrainConfig
 from pixelthink_jax.models.qwen_vl.lora import LoraConfig
 from pixelthink_jax.plan import make_plan, parse_topology
 from pixelthink_jax.plan.shapes import run_shapes
@@ -109,6 +109,40 @@ def test_a_reference_that_waits_on_the_host_is_there_in_a_phase_of_its_own(paper
     assert resident.remedies[0] == "set reference_memory to host"
 
 
+def test_what_blocks_keep_is_paid_in_memory_and_saves_arithmetic(paper):
+    bare = dataclasses.replace(paper, mesh=MeshConfig(1, 4, 1), machines={})
+    plans = [
+        make_plan(dataclasses.replace(bare, remat=remat), parse_topology("v5p-8"))
+        for remat in ("full", "dots_except_mlp", "dots", "none")
+    ]
+    kept = [plan.phase_bytes["update"]["activations"] for plan in plans]
+    seconds = [plan.phase_seconds["update"] for plan in plans]
+    assert kept == sorted(kept) and len(set(kept)) == 4
+    assert seconds == sorted(seconds, reverse=True) and len(set(seconds)) == 4
+    assert len({plan.flops for plan in plans}) == 1
+
+
+def test_a_run_that_draws_masks_holds_a_segmenter(paper):
+    plain = make_plan(paper, parse_topology("v5p-8")).phase_bytes
+    assert "segmenter" not in plain["update"]
+    # SAM2 large has 224 million parameters, without its memory of videos some fewer, in float32.
+    assert plain["masks"]["segmenter"] == pytest.approx(4 * 217e6, rel=0.02)
+    assert "parameters" not in plain["masks"]
+    evaluated = dataclasses.replace(
+        paper, evaluation=HeldOutConfig(every=50, segmenter="models/sam2.1-hiera-base-plus")
+    )
+    found = make_plan(evaluated, parse_topology("v5p-8")).phase_bytes
+    assert found["update"]["segmenter"] == found["masks"]["segmenter"] < 0.5 * plain["masks"]["segmenter"]
+    assert {"parameters", "decode copy", "images"} <= found["masks"].keys()
+    with pytest.raises(
+        InputError, match=r"evaluation.segmenter models/other: no such folder, and not one of sam2"
+    ):
+        make_plan(
+            dataclasses.replace(paper, evaluation=HeldOutConfig(segmenter="models/other")),
+            parse_topology("v5p-8"),
+        )
+
+
 @pytest.mark.parametrize("name", ["pixelthink_3b", "pixelthink_7b", "pixelthink_3b_lora_24gb"])
 def test_shipped_configs_fit_the_machines_they_name(name):
     config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
@@ -147,6 +181,16 @@ def test_the_command_prints_one_object_and_says_in_its_status_whether_it_fits(ca
     assert found["per_chip_bytes"] > found["capacity_bytes"]
     assert found["remedies"]
     assert {"flops", "step_seconds_floor"} <= found.keys()
+
+
+def test_all_machines_of_a_config_are_a_table(capsys):
+    words = ["plan", "--config", str(CONFIGS / "pixelthink_3b_lora_24gb.yaml"), "--topology", "all"]
+    assert main([*words, "--by", "formula"]) == 0
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert head.startswith("| machine | mesh |")
+    assert row.startswith("| gpu:1x24GB | one chip | one chip |") and row.endswith("| yes |")
+    assert main([*words, "--json"]) == 0
+    assert [plan["topology"] for plan in json.loads(capsys.readouterr().out)] == ["gpu:1x24GB"]
 
 
 def test_a_typo_is_one_line_and_status_two(capsys):

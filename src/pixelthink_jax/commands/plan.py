@@ -16,6 +16,7 @@ from pixelthink_jax.plan import (
     CompiledProgram,
     Plan,
     ScalingRow,
+    Topology,
     compiler_version,
     make_plan,
     parse_topology,
@@ -30,7 +31,8 @@ class Args:
     config: str
     """YAML config of a GRPO run (see configs/)."""
     topology: str
-    """The machine: v5e-16, v5p-8 (cores: four chips), v6e-64, v5e:4x4, v5p:2x2x2, gpu:1x141GB, gpu:8x80GB."""
+    """The machine: v5e-16, v5p-8 (cores: four chips), v6e-64, v5e:4x4, v5p:2x2x2, gpu:1x141GB, gpu:8x80GB; or all that
+    the config has settings for, as a table: `all`."""
     by: Literal["auto", "formula", "compiler"] = "auto"
     """Who counts memory and traffic: the TPU compiler (extra `tpu`), formulas, or the compiler where there is one."""
     completion_tokens: int | None = None
@@ -45,24 +47,74 @@ def main(args: Args) -> int:
     """Prints the plan; status 1 if the run does not fit."""
     # Shapes need no devices, and with libtpu installed JAX would look for chips.
     jax.config.update("jax_platforms", "cpu")
-    topology = parse_topology(args.topology)
     path = config_path(["--config", args.config])
     config = load_config(TrainConfig, path or args.config)
     if args.completion_tokens is not None and args.completion_tokens < 1:
         raise InputError(f"completion_tokens must be at least 1, got {args.completion_tokens}")
+    if args.topology == "all":
+        return _table(args, config)
+    topology = parse_topology(args.topology)
     if args.scaling:
         print("\n".join(scaling_lines(scaling(config, topology, completion_tokens=args.completion_tokens))))
         return 0
+    plan = _planned(args, config, topology)
+    print(json.dumps(plan.as_json()) if args.json else "\n".join(lines(plan)))
+    return 0 if plan.fits else 1
+
+
+def _planned(args: Args, config: TrainConfig, topology: Topology) -> Plan:
     there = topology.compiler_name is not None and compiler_version() is not None
-    plan = make_plan(
+    return make_plan(
         config,
         topology,
         completion_tokens=args.completion_tokens,
         compiled=args.by == "compiler" or (args.by == "auto" and there),
         on_progress=lambda line: print(f"compiling for {line}", file=sys.stderr, flush=True),
     )
-    print(json.dumps(plan.as_json()) if args.json else "\n".join(lines(plan)))
-    return 0 if plan.fits else 1
+
+
+_COLUMNS = (
+    "machine",
+    "mesh",
+    "rollout_mesh",
+    "micro-batches",
+    "remat",
+    "GB a chip by formula",
+    "by the compiler",
+    "there, GB",
+    "floor of a step, s",
+    "fits",
+)
+
+
+def _table(args: Args, config: TrainConfig) -> int:
+    """Every machine of a config, each line printed when it is known; status 1 if the run does not fit one of them."""
+    if args.scaling:
+        raise InputError("topology all: --scaling goes up from one machine; name it")
+    if not config.machines:
+        raise InputError(f"{args.config}: it has no `machines`; name one, such as --topology v5e-16")
+    if not args.json:
+        print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}", flush=True)
+    plans = []
+    for machine in config.machines:
+        plans.append(_planned(args, config, parse_topology(machine)))
+        if not args.json:
+            by_formula = make_plan(config, plans[-1].topology, completion_tokens=args.completion_tokens)
+            print(f"| {' | '.join(_row(config.on(machine), plans[-1], by_formula))} |", flush=True)
+    if args.json:
+        print(json.dumps([plan.as_json() for plan in plans]))
+    return 0 if all(plan.fits for plan in plans) else 1
+
+
+def _row(config: TrainConfig, plan: Plan, by_formula: Plan) -> Iterator[str]:
+    """The cells of a machine."""
+    yield from (plan.topology.name, _axes(plan.mesh), _axes(plan.rollout_mesh))
+    yield from (str(config.micro_batches), config.remat)
+    yield f"{by_formula.per_chip_bytes / 1e9:.1f}"
+    yield f"{plan.per_chip_bytes / 1e9:.1f}" if plan.programs else "-"
+    yield f"{plan.topology.chip.memory_bytes / 1e9:.1f}"
+    yield f"{plan.step_seconds_floor:.1f}"
+    yield "yes" if plan.fits else "no"
 
 
 def lines(plan: Plan) -> Iterator[str]:
@@ -118,4 +170,4 @@ def _exchanges(program: CompiledProgram) -> str:
 
 
 def _axes(mesh: Mapping[str, int]) -> str:
-    return " x ".join(f"{name} {size}" for name, size in mesh.items())
+    return " x ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "one chip"
