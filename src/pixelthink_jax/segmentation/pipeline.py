@@ -138,8 +138,8 @@ def answer_in_image(answer: Target, *, frame: tuple[int, int], image_size: tuple
 
 
 def best_masks(
-    segmenter: Segmenter, asked: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Target]]
-) -> Iterator[tuple[Bool[np.ndarray, "H W"], float]]:
+    segmenter: Segmenter, asked: Sequence[tuple[UInt8[np.ndarray, "_ _ 3"], Target]]
+) -> Iterator[tuple[Bool[np.ndarray, "_ _"], float]]:
     """`best_mask` of each of many answers, some at a time.
 
     Args:
