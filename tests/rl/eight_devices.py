@@ -45,8 +45,6 @@ GROUP, TOKENS = 4, 10
 PROMPTS = 8
 SOLUTION = "<box>(1,2),(9,9)</box><points>(3,3),(5,5)</points>"
 CONFIG = tiny_config(tiny_processor(), hidden=64)
-# A few positions a chip at once, so that the vocabulary projection goes through several chunks of them.
-logprobs.LOGITS_AT_ONCE = 7 * CONFIG.text.vocab_size
 DESCENT = optax.chain(optax.trace(0.9), optax.sgd(1.0))
 
 
@@ -227,6 +225,8 @@ def compare(shape, prompts_per_step, micro_batches, parts, plain):
 
 
 def main():
+    # A few positions a chip at once, so that the vocabulary projection goes through several chunks of them.
+    logprobs.LOGITS_AT_ONCE = 7 * CONFIG.text.vocab_size
     cases = json.loads(sys.argv[1])
     plain = {}
     for shape, count, micro, parts in cases:
