@@ -54,7 +54,7 @@ def write_results(out: Path, found: dict[str, ArmRows], abouts: dict[str, str], 
         for arm, sets in changes.items()
     }
     (out / "results.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-    _draw(out / "results.png", changes)
+    _draw(out / "results.png", changes, start=start)
 
 
 def _table(changes: dict[str, Changes], found: dict[str, ArmRows], abouts: dict[str, str], name: str) -> str:
@@ -92,24 +92,42 @@ def _tokens(change: Change) -> str:
     return f"{change.after:.0f}{share}"
 
 
-def _draw(path: Path, changes: dict[str, dict[str, Changes]]) -> None:
-    """Mask quality against length of thought, a panel for each set of questions and a point for each arm."""
+_NEAR = 0.1
+"""gIoU from the start within which an arm is drawn once more, larger."""
+
+
+def _draw(path: Path, changes: dict[str, dict[str, Changes]], *, start: str) -> None:
+    """Mask quality against length of thought: a column for each set of questions, a point for each arm.
+
+    The second row holds the arms whose masks stay near those of the start, which crowd in one corner of the first.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = list(next(iter(changes.values())))
-    figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        for arm, sets in changes.items():
+    names = list(changes[start])
+    figure, axes = plt.subplots(2, len(names), figsize=(5 * len(names) + 2.5, 8), squeeze=False)
+    looks = [(colour, marker) for marker in "os^D" for colour in plt.get_cmap("tab10").colors]
+    for column, name in enumerate(names):
+        origin = changes[start][name][ALL]["giou"].after
+        for (arm, sets), (colour, marker) in zip(changes.items(), looks, strict=False):
             tokens, giou = sets[name][ALL]["tokens"].after, sets[name][ALL]["giou"]
-            middle = giou.after
-            low = middle - (giou.difference.value - giou.difference.low)
-            high = middle + (giou.difference.high - giou.difference.value)
-            axis.errorbar(tokens, middle, yerr=[[middle - low], [high - middle]], fmt="o", capsize=2)
-            axis.annotate(arm, (tokens, middle), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axis.set(title=name, xlabel="mean tokens of thought", ylabel="gIoU")
-    figure.tight_layout()
+            below = giou.difference.value - giou.difference.low
+            above = giou.difference.high - giou.difference.value
+            for axis in axes[: 2 if abs(giou.after - origin) <= _NEAR else 1, column]:
+                axis.errorbar(
+                    tokens,
+                    giou.after,
+                    yerr=[[below], [above]],
+                    fmt=marker,
+                    color=colour,
+                    capsize=2,
+                    label=arm,
+                )
+        for axis, title in zip(axes[:, column], (name, f"{name}, near the start"), strict=True):
+            axis.set(title=title, xlabel="mean tokens of thought", ylabel="gIoU")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="center right", fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1 - 2.2 / figure.get_figwidth(), 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
