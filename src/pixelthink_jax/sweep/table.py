@@ -108,7 +108,7 @@ def _draw(path: Path, changes: dict[str, dict[str, Changes]], *, start: str) -> 
 
     names = list(changes[start])
     figure, axes = plt.subplots(2, len(names), figsize=(5 * len(names) + 2.5, 8), squeeze=False)
-    looks = [(colour, marker) for marker in "os^D" for colour in plt.get_cmap("tab10").colors]
+    looks = [(f"C{colour}", marker) for marker in "os^D" for colour in range(10)]
     for column, name in enumerate(names):
         origin = changes[start][name][ALL]["giou"].after
         for (arm, sets), (colour, marker) in zip(changes.items(), looks, strict=False):
