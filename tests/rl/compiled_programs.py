@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.axes import activation_spec
-from pixelthink_jax.plan.executable import exchanges
+from pixelthink_jax.plan.executable import KINDS, exchanges
 from pixelthink_jax.rl.logprobs import token_logprobs
 from pixelthink_jax.rl.placement import place_batch, place_prompts
 from pixelthink_jax.rl.rollout import decode_to_room, prefill_prompts
@@ -97,7 +97,7 @@ def head_gradient(config, mesh):
         text = jax.jit(jax.grad(total, argnums=(0, 1))).lower(params, hidden).compile().as_text()
     assert "all-reduce" in text or "reduce-scatter" in text
     head = qwen_vl.output_head(params, config)
-    return largest_in_loops(text, "all-gather", "all-reduce", "reduce-scatter", "all-to-all"), 4 * head.size
+    return largest_in_loops(text, *KINDS), 4 * head.size
 
 
 def update_places(config, mesh, batch, image_config):

@@ -270,8 +270,9 @@ class TrainConfig:
 
     @property
     def draws_masks(self) -> bool:
-        """Whether the run needs a segmenter: for its evaluations or for a reward."""
-        return self.evaluation.every > 0 or any(custom.kind == "mask_iou" for custom in self.custom_rewards)
+        """Whether the run has a segmenter and a use for it: evaluations or a reward."""
+        rewarded = any(custom.kind == "mask_iou" for custom in self.custom_rewards)
+        return self.evaluation.segmenter is not None and (self.evaluation.every > 0 or rewarded)
 
     @property
     def step_config(self) -> StepConfig:

@@ -18,9 +18,9 @@ _ITEM_BYTES = {
     "u32": 4,
     "f32": 4,
 }
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(_KINDS)})(?:-start)?\(")
+_COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(?:-start)?\(")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -93,7 +93,7 @@ class Exchange:
 
 def bytes_by_kind(found: Iterable[Exchange]) -> dict[str, int]:
     """Bytes that exchanges leave on each chip."""
-    totals: dict[str, int] = dict.fromkeys(_KINDS, 0)
+    totals: dict[str, int] = dict.fromkeys(KINDS, 0)
     for each in found:
         totals[each.kind] += each.turns * each.size
     return {kind: size for kind, size in totals.items() if size}

@@ -209,10 +209,9 @@ def _compiled_phases(plan: Plan, shapes: Shapes, programs: Sequence[CompiledProg
         if run is None:
             found[program.name] = {"training state": state, "temporaries": program.wanted_bytes}
         elif program.name == "update":
-            found["update"] = {
-                "arguments": run.argument_bytes,
-                "temporaries": run.peak_bytes - run.argument_bytes,
-            }
+            held = {kind: size for kind, size in plan.phase_bytes["update"].items() if kind == "segmenter"}
+            own = {"arguments": run.argument_bytes, "temporaries": run.peak_bytes - run.argument_bytes}
+            found["update"] = held | own
         elif program.name.startswith("masks"):
             found[program.name] = beside | {"program": run.peak_bytes}
         elif program.name.startswith("reshard"):

@@ -59,10 +59,14 @@ def vision_flops(config: QwenVLConfig, grid: tuple[int, int, int]) -> int:
     vision, patches = config.vision, math.prod(grid)
     width, merged = vision.hidden_size, vision.merge_unit * vision.hidden_size
     merger = merged * (merged + vision.out_hidden_size) * patches // vision.merge_unit
-    linear = vision.depth * (8 * width * width + _mlp_flops(width, vision.intermediate_size))
-    return (
-        patches * (2 * vision.patch_dim * width + linear) + 2 * merger + _vision_attention_flops(config, grid)
-    )
+    linear = 2 * vision.patch_dim * width + _vision_linear_flops(config)
+    return patches * linear + 2 * merger + _vision_attention_flops(config, grid)
+
+
+def _vision_linear_flops(config: QwenVLConfig) -> int:
+    """Of all blocks of the tower, for one patch."""
+    width = config.vision.hidden_size
+    return config.vision.depth * (8 * width * width + _mlp_flops(width, config.vision.intermediate_size))
 
 
 def _vision_attention_flops(config: QwenVLConfig, grid: tuple[int, int, int]) -> int:
@@ -146,10 +150,10 @@ def recomputed_flops(
         attention = text_attention_flops(config, pairs)
         mlp = tokens * text.num_layers * _mlp_flops(text.hidden_size, text.intermediate_size)
         for grid in () if freeze_vision else group.grids:
-            width, block_tokens = vision.hidden_size, vision.depth * math.prod(grid)
+            patches = math.prod(grid)
             attention += _vision_attention_flops(config, grid)
-            mlp += block_tokens * _mlp_flops(width, vision.intermediate_size)
-            linear += block_tokens * (8 * width * width + _mlp_flops(width, vision.intermediate_size))
+            linear += patches * _vision_linear_flops(config)
+            mlp += patches * vision.depth * _mlp_flops(vision.hidden_size, vision.intermediate_size)
         again = {"none": 0, "dots": attention, "dots_except_mlp": attention // 2 + 2 * mlp // 3}
         total += again.get(remat, linear - mlp // 3 + attention)
     return total

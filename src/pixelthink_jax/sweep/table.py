@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def _draw(path: Path, changes: dict[str, dict[str, Changes]], *, start: str) -> 
     looks = [(f"C{colour}", marker) for marker in "os^D" for colour in range(10)]
     for column, name in enumerate(names):
         origin = changes[start][name][ALL]["giou"].after
-        for (arm, sets), (colour, marker) in zip(changes.items(), looks, strict=False):
+        for (arm, sets), (colour, marker) in zip(changes.items(), cycle(looks), strict=False):
             tokens, giou = sets[name][ALL]["tokens"].after, sets[name][ALL]["giou"]
             below = giou.difference.value - giou.difference.low
             above = giou.difference.high - giou.difference.value
