@@ -17,10 +17,10 @@ from pixelthink_jax.evaluation.evaluation_page import example_cards
 from pixelthink_jax.evaluation.length_table import forced_length_table, headline, style_prefix
 from pixelthink_jax.evaluation.measures import level_measures
 from pixelthink_jax.evaluation.protocols import PROTOCOLS
-from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import summarise
 from pixelthink_jax.processing.policy_format import FORMATS, PolicyFormat
+from pixelthink_jax.segmentation.loading import model_folder
 from tests.data.sources.genuine import write_grefcoco
 from tests.evaluation.tiny import BoxSegmenter, scripted_policy, tiny_policy
 

@@ -13,7 +13,6 @@ from flax.traverse_util import flatten_dict
 
 from pixelthink_jax.config import from_tree
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
@@ -22,6 +21,7 @@ from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.runtime.checkpoints import has_checkpoints, open_checkpoint
 from pixelthink_jax.runtime.halves import join_halves
 from pixelthink_jax.runtime.stored_arrays import Index, StoredArray, in_memory
+from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.sft.config import SftConfig
 from pixelthink_jax.sft.new_policy import new_policy
 

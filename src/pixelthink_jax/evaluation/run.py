@@ -1,7 +1,6 @@
 """A whole evaluation from its config: models and data opened, questions asked, results written."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,9 +21,8 @@ from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
 from pixelthink_jax.runtime.hosts import from_first
 from pixelthink_jax.runtime.mesh import inference_mesh, own_mesh
-from pixelthink_jax.runtime.remote import is_remote, local_copy
-from pixelthink_jax.segmentation import check_out_dir, default_folder, load_policy, load_segmenter
-from pixelthink_jax.segmentation.loading import TINY_POLICY, TINY_SEGMENTER
+from pixelthink_jax.segmentation import check_out_dir, load_policy, load_segmenter
+from pixelthink_jax.segmentation.loading import model_folder
 
 
 def evaluate(
@@ -119,17 +117,3 @@ def _check_counted(rows: list[Row], bad: list[BadExample]) -> None:
             else f"the protocol skips all of them, the first because of: {rows[0].skipped}"
         )
         raise InputError(f"data: none of its {len(rows) + len(bad)} examples counts; {why}")
-
-
-def model_folder(name: str) -> Path:
-    """A model folder as given, of an object store its copy here, or that of a tiny model by its name.
-
-    Raises:
-        InputError: There is no such folder.
-    """
-    path = local_copy(name) if is_remote(name) else Path(name)
-    if path.exists():
-        return path
-    if name in (TINY_POLICY, TINY_SEGMENTER):
-        return default_folder(name)
-    raise InputError(f"model {name}: no such folder; give one, or {TINY_POLICY} or {TINY_SEGMENTER}")

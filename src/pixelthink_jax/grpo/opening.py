@@ -11,7 +11,6 @@ from pixelthink_jax.config import to_tree
 from pixelthink_jax.data.pipeline import ExampleSource
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.grpo.asking import Asker
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.grpo.custom_rewards import CustomReward, load_custom_rewards
@@ -29,6 +28,7 @@ from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.recompilation import CompileWatch
 from pixelthink_jax.runtime.train_state import TrainState, begin
 from pixelthink_jax.segmentation import load_policy, load_segmenter
+from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.segmenter import Segmenter
 
 

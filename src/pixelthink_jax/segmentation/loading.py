@@ -12,6 +12,7 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.policy_format import FORMATS, FormatName
 from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.mesh import own_mesh
+from pixelthink_jax.runtime.remote import is_remote, local_copy
 from pixelthink_jax.segmenter import Segmenter
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -33,6 +34,20 @@ def default_folder(name: str) -> Path:
             "--segmenter, or reinstall the package"
         )
     return folder
+
+
+def model_folder(name: str) -> Path:
+    """A model folder as given, of an object store its copy here, or that of a tiny model by its name.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    path = local_copy(name) if is_remote(name) else Path(name)
+    if path.exists():
+        return path
+    if name in (TINY_POLICY, TINY_SEGMENTER):
+        return default_folder(name)
+    raise InputError(f"model {name}: no such folder; give one, or {TINY_POLICY} or {TINY_SEGMENTER}")
 
 
 def load_policy(

@@ -107,7 +107,7 @@ class SftConfig:
     Attributes:
         out: Run folder: log, checkpoints, and the trained policy in `policy/`.
         stages: What is learned, in order.
-        policy: Folder of the policy to start from; None with `new_policy`.
+        policy: Folder of the policy to start from, or `pixelthink-tiny`; None with `new_policy`.
         new_policy: The policy to make from scratch; None with `policy`.
         optim: Optimizer and schedule.
         tokens_per_batch: Tokens of a batch, padding included, whatever the length of its rows.

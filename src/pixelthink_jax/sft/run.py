@@ -23,6 +23,7 @@ from pixelthink_jax.runtime.recompilation import CompileWatch
 from pixelthink_jax.runtime.remote import mirrored
 from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.runtime.train_state import TrainState, begin
+from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.sft.batches import Batch, BatchStream, Position, Row, cut_batches
 from pixelthink_jax.sft.config import DataConfig, SftConfig
 from pixelthink_jax.sft.data import open_data
@@ -53,7 +54,7 @@ def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | 
     """The run, whose files but checkpoints go to `out`."""
     keep_compiled_programs()
     if config.policy:
-        policy = Policy.from_pretrained(config.policy, dtype=config.dtype)
+        policy = Policy.from_pretrained(model_folder(config.policy), dtype=config.dtype)
     else:
         policy = new_policy(config, tokenizer_folder=out / "tokenizer")
     begun, frozen = qwen_vl.trained_and_frozen(

@@ -13,13 +13,13 @@ from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.evaluation.comparison import compare
 from pixelthink_jax.evaluation.config import Generation
 from pixelthink_jax.evaluation.rows import Row, read_rows, write_rows
-from pixelthink_jax.evaluation.run import model_folder
 from pixelthink_jax.evaluation.runner import evaluate_policy
 from pixelthink_jax.evaluation.summary import ALL
 from pixelthink_jax.grpo import train
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.runtime.meter import Metrics
 from pixelthink_jax.segmentation import load_policy, load_segmenter
+from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.sweep.config import SweepConfig
 from pixelthink_jax.sweep.table import ArmRows, write_results

@@ -1,8 +1,9 @@
 """Reasoning chains in four styles, for supervised warm-up.
 
 The style is drawn independently of the question, and so is the length within a style: a chain is first
-derived, then filled with further true checks up to a length that depends on the number of objects only. Each
-style has its own first words, so a forced prefix forces the style.
+derived, then filled with further true checks up to a length that depends on the number of objects only; a share of
+the long ones stops at the derivation, whatever the question. Each style has its own first words, so a forced prefix
+forces the style.
 """
 
 import numpy as np
@@ -45,6 +46,10 @@ BRIEF = "Be brief."
 
 MEDIUM_WORDS = (38, 66)
 LONG_WORDS_BASE, LONG_WORDS_PER_OBJECT, LONG_WORDS_SPREAD = 92, 12, 14
+
+DIRECT_SHARE = 0.35
+"""Share of the long chains without further checks. Completions of one question then differ in length by what did not
+matter, which is what a length reward can tell apart; else only a chain that overlooks an object is shorter."""
 
 
 def sample_style(rng: np.random.Generator, *, brief: bool = False) -> str:
@@ -162,6 +167,8 @@ def _long(query: Query, trace: Trace, graph: SceneGraph, rng: np.random.Generato
     core = [LIST_OPENING, *listed(graph, names), f"the question asks for {canonical(query)}."]
     core += steps(query, trace, graph, names)
     end = f"so the answer is {described(trace.answer, graph, names)}."
+    if rng.random() < DIRECT_SHARE:
+        return " ".join([*core, end])
     return " ".join([*_filled(core, end, target, query, trace, graph, names), end])
 
 
