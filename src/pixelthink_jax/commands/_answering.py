@@ -14,7 +14,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.images import load_image
 from pixelthink_jax.runtime.hosts import agreed, is_first, together
-from pixelthink_jax.runtime.mesh import MeshConfig, inference_mesh
+from pixelthink_jax.runtime.mesh import MeshConfig, one_mesh
 from pixelthink_jax.segmentation import (
     check_out_dir,
     load_models,
@@ -115,7 +115,7 @@ def _asker(args: Args) -> Asker:
     """Loads both models."""
     mesh = None
     if args.tensor > 1 or jax.process_count() > 1:
-        mesh = inference_mesh(MeshConfig(tensor=args.tensor))
+        mesh = one_mesh(MeshConfig(tensor=args.tensor))
     return Asker(*load_models(args.policy, args.segmenter, dtype=args.dtype, mesh=mesh), args)
 
 

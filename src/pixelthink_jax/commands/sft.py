@@ -5,14 +5,17 @@ from dataclasses import dataclass
 import tyro
 
 from pixelthink_jax.commands import config_path, settings_of
+from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.sft.config import SftConfig, StageConfig
 
+SEVERAL_PROCESSES = True
+
 
 @tyro.conf.configure(tyro.conf.AvoidSubcommands)
 @dataclass(frozen=True)
-class Args(SftConfig):
+class Args(LaunchFlags, SftConfig):
     """Flags of `pixelthink sft`; they are laid over the settings of the file."""
 
     config: str | None = None

@@ -20,7 +20,7 @@ from pixelthink_jax.evaluation.resume import StyleFiles, claim_folder
 from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
 from pixelthink_jax.runtime.hosts import from_first
-from pixelthink_jax.runtime.mesh import inference_mesh, own_mesh
+from pixelthink_jax.runtime.mesh import one_mesh, own_mesh
 from pixelthink_jax.segmentation import check_out_dir, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import model_folder
 
@@ -47,7 +47,7 @@ def evaluate(
     check_out_dir(config.out)
     check_leave(config, confirmed=confirmed)
     source = open_source(**vars(data))
-    mesh = inference_mesh(config.mesh)
+    mesh = one_mesh(config.mesh)
     segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder, mesh=own_mesh(mesh))
     policy = load_policy(policy_folder, dtype=config.dtype, format=config.format, mesh=mesh)
     folder = from_first(lambda: claim_folder(config, (policy_folder, segmenter_folder, data.path)))

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _PROMPTS = {
     "input_ids": "b t",
     "mask": "b t",
+    "loss_mask": "b t",
     "positions": ". b t",
     "forced": "b .",
     "images": "b . . .",
@@ -69,6 +70,11 @@ def _places(tree: Any, table: Mapping[str, str], mesh: Mesh) -> list[NamedShardi
 def place_prompts(prompts: PromptArrays, mesh: Mesh | None) -> PromptArrays:
     """Prompts shared out over a mesh."""
     return _placed(prompts, _PROMPTS, mesh)
+
+
+def place_rows(rows: T, mesh: Mesh | None) -> T:
+    """Supervised rows shared out over a mesh; their fields are named as those of prompts."""
+    return _placed(rows, _PROMPTS, mesh)
 
 
 def place_batch(batch: StepBatch, mesh: Mesh | None) -> StepBatch:

@@ -195,8 +195,8 @@ def make_meshes(
     return Meshes(first, _mesh(other, first.devices.reshape(other.sizes)))
 
 
-def inference_mesh(config: MeshConfig | None) -> Mesh | None:
-    """The mesh of a command that does not train; None on one device.
+def one_mesh(config: MeshConfig | None) -> Mesh | None:
+    """The mesh of a command that has one layout: all but GRPO; None on one device.
 
     Args:
         config: The config key `mesh`; None is one device, and several processes use all of theirs along `data`.

@@ -76,12 +76,18 @@ def bucket_length(length: int, buckets: tuple[int, ...]) -> int:
 
 
 def cut_batches(
-    rows: list[Row], *, buckets: tuple[int, ...], tokens_per_batch: int, pad_id: int, rng: np.random.Generator
+    rows: list[Row],
+    *,
+    buckets: tuple[int, ...],
+    tokens_per_batch: int,
+    pad_id: int,
+    rng: np.random.Generator,
+    parts: int = 1,
 ) -> list[Batch]:
     """Sorts the rows of a chunk into batches of one length bucket and one image size, in random order.
 
-    Every batch of a bucket has the same number of rows, so each bucket compiles once; a last incomplete batch
-    is filled with empty rows, which bear no loss.
+    Every batch of a bucket has the same number of rows, a multiple of `parts`, so each bucket compiles once; a last
+    incomplete batch is filled with empty rows, which bear no loss.
     """
     groups: dict[tuple[int, tuple[int, int, int]], list[Row]] = {}
     for row in rows:
@@ -89,7 +95,7 @@ def cut_batches(
         groups.setdefault(key, []).append(row)
     batches = []
     for (length, _), members in groups.items():
-        size = max(1, tokens_per_batch // length)
+        size = max(1, tokens_per_batch // length // parts) * parts
         for start in range(0, len(members), size):
             batches.append(_pad(members[start : start + size], size, length, pad_id))
     return [batches[i] for i in rng.permutation(len(batches))]

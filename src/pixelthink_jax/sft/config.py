@@ -7,6 +7,7 @@ from pixelthink_jax.data.config import DatasetConfig
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.models.remat import Remat
+from pixelthink_jax.runtime.mesh import MeshConfig
 from pixelthink_jax.runtime.optim import OptimConfig
 
 
@@ -110,12 +111,14 @@ class SftConfig:
         policy: Folder of the policy to start from, or `pixelthink-tiny`; None with `new_policy`.
         new_policy: The policy to make from scratch; None with `policy`.
         optim: Optimizer and schedule.
-        tokens_per_batch: Tokens of a batch, padding included, whatever the length of its rows.
+        tokens_per_batch: Tokens of a batch, padding included, whatever the length of its rows, of which there are a
+            multiple of `data` x `fsdp` on a mesh.
         length_buckets: Row lengths that are compiled; a row takes the smallest that holds it.
         chunk_rows: Rows that are sorted by length together.
         freeze_vision: Leave the vision tower as it is.
         lora: Train only an adapter of the text blocks, which `out/adapter` then holds as a PEFT folder; `out/policy`
             has it merged. None trains the parameters themselves.
+        mesh: Chips along each axis, of all processes; None runs on one device.
         remat: What blocks keep for the backward pass; the rest is computed once more, which saves memory.
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is.
@@ -136,6 +139,7 @@ class SftConfig:
     chunk_rows: int = 1024
     freeze_vision: bool = False
     lora: LoraConfig | None = None
+    mesh: MeshConfig | None = None
     remat: Remat = "none"
     unroll: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import QwenVLConfig
@@ -17,19 +18,23 @@ from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.processing.prompts import IMAGE, chat_messages, prompt_template, user_text
 from pixelthink_jax.processing.tokenizer import Tokenizer
 from pixelthink_jax.processing.vocabulary import QWEN2_VL_CHAT_TEMPLATE, build_tokenizer
+from pixelthink_jax.runtime.hosts import put_tree
 from pixelthink_jax.sft.config import NewPolicyConfig, SftConfig
 from pixelthink_jax.sft.data import open_data
 from pixelthink_jax.sft.numerals import numerals, smooth_numerals
 from pixelthink_jax.sft.positional_heads import with_previous_token_heads
 
 
-def new_policy(config: SftConfig, *, tokenizer_folder: Path | None = None) -> Policy:
+def new_policy(
+    config: SftConfig, *, tokenizer_folder: Path | None = None, mesh: Mesh | None = None
+) -> Policy:
     """Builds the tokenizer on the texts of every stage's data and draws the weights.
 
     Args:
         config: The run.
         tokenizer_folder: Where the tokenizer is kept, and read from when it is there already: a resumed run whose
             stages were changed must not count its vocabulary anew. None keeps none.
+        mesh: Devices, as `Policy.from_pretrained` takes them.
     """
     settings = config.new_policy
     assert settings is not None
@@ -46,6 +51,9 @@ def new_policy(config: SftConfig, *, tokenizer_folder: Path | None = None) -> Po
         )
     if settings.previous_token_layer is not None:
         params = with_previous_token_heads(params, model, layer=settings.previous_token_layer)
+    if mesh is not None:
+        qwen_vl.check_mesh(model, mesh.shape)
+        params = put_tree(params, qwen_vl.tree_shardings(params, mesh, model))
     return Policy(config=model, params=params, loaded_processor=processor)
 
 

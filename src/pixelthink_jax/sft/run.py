@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.processor import Processor
+from pixelthink_jax.rl.placement import place_rows
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
+from pixelthink_jax.runtime.hosts import is_first
+from pixelthink_jax.runtime.mesh import in_use, one_mesh
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.recompilation import CompileWatch
@@ -34,6 +37,9 @@ from pixelthink_jax.types import Example
 
 def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None = None) -> Policy:
     """Trains to the last stage's end, continuing from the newest checkpoint in `config.out` if there is one.
+
+    Where several processes run, all of them call this: each reads all rows and gives its devices theirs, and files are
+    written by the first.
 
     Args:
         config: The run.
@@ -53,10 +59,11 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
 def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | None) -> Policy:
     """The run, whose files but checkpoints go to `out`."""
     keep_compiled_programs()
+    mesh = one_mesh(config.mesh)
     if config.policy:
-        policy = Policy.from_pretrained(model_folder(config.policy), dtype=config.dtype)
+        policy = Policy.from_pretrained(model_folder(config.policy), dtype=config.dtype, mesh=mesh)
     else:
-        policy = new_policy(config, tokenizer_folder=out / "tokenizer")
+        policy = new_policy(config, tokenizer_folder=out / "tokenizer", mesh=mesh)
     begun, frozen = qwen_vl.trained_and_frozen(
         policy.params,
         policy.config,
@@ -83,8 +90,12 @@ def _train(
     on_log: Callable[[int, Metrics], None] | None,
 ) -> TrainState:
     """The loop of `run_sft`."""
-    optimizer = make_optimizer(config.optim, config.steps)
-    state = begin(begun, optimizer)
+    optimizer, mesh = make_optimizer(config.optim, config.steps), policy.mesh
+
+    def places(tree: Any) -> Any:
+        return None if mesh is None else qwen_vl.tree_shardings(tree, mesh, policy.config)
+
+    state = begin(begun, optimizer, shardings=places)
     done, start = 0, None
     if checkpoints.latest_step() is not None:
         done, state, extra = checkpoints.restore(state)
@@ -97,16 +108,20 @@ def _train(
         unroll=config.unroll,
     )
     meter, compiling = Meter(config.log_every, last=config.steps), CompileWatch()
-    with closing(RunLog(out, resume_step=done)) as log:
-        for step, stage, batch, position in stage_batches(config, policy.processor, done, start):
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(RunLog(out, resume_step=done))) if is_first() else None
+        parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        batches = stage_batches(config, policy.processor, done, start, parts=parts)
+        for step, stage, batch, position in batches:
             arrays = to_device(batch, policy)
-            with compiling("update", step, arrays):
+            with in_use(mesh), compiling("update", step, arrays):
                 state, metrics = train_step(state, frozen, arrays)
             row = meter.update(step, metrics)
             if row:
                 if not np.isfinite(row["loss"]):
                     raise InputError(f"step {step}: the loss is {row['loss']}; lower optim.learning_rate")
-                log.write(step, {"stage": float(stage), **row})
+                if log:
+                    log.write(step, {"stage": float(stage), **row})
                 if on_log:
                     on_log(step, row)
             extra = {
@@ -118,12 +133,13 @@ def _train(
 
 
 def stage_batches(
-    config: SftConfig, processor: Processor, step: int, position: Position | None
+    config: SftConfig, processor: Processor, step: int, position: Position | None, *, parts: int = 1
 ) -> Iterator[tuple[int, int, Batch, Position | None]]:
-    """Yields (step after the update, stage index, batch, where to resume) to the end of the run."""
+    """Yields (step after the update, stage index, batch, where to resume) to the end of the run; `parts` as below."""
     while step < config.steps:
         index, end = config.stage_at(step)
-        with closing(open_stream(config.stages[index].data, config, processor, position)) as stream:
+        data = config.stages[index].data
+        with closing(open_stream(data, config, processor, position, parts=parts)) as stream:
             for batch, after in stream:
                 step += 1
                 yield step, index, batch, after if step < end else None
@@ -133,9 +149,14 @@ def stage_batches(
 
 
 def open_stream(
-    data: tuple[DataConfig, ...], config: SftConfig, processor: Processor, position: Position | None
+    data: tuple[DataConfig, ...],
+    config: SftConfig,
+    processor: Processor,
+    position: Position | None,
+    *,
+    parts: int = 1,
 ) -> BatchStream:
-    """Endless batches of a stage's data, from `position` on."""
+    """Endless batches of a stage's data, from `position` on, in which a multiple of `parts` rows stand."""
     stream = example_stream(open_data(data, _square(processor)), seed=config.seed, shuffle=True)
     rows = RowStream(stream, processor)
 
@@ -146,6 +167,7 @@ def open_stream(
             tokens_per_batch=config.tokens_per_batch,
             pad_id=processor.tokenizer.special.pad,
             rng=rng,
+            parts=parts,
         )
 
     return BatchStream(rows, cut, chunk_rows=config.chunk_rows, seed=config.seed, start=position)
@@ -185,12 +207,12 @@ def encode_example(example: Example, processor: Processor) -> Row:
 
 
 def to_device(batch: Batch, policy: Policy) -> DeviceBatch:
-    """Adds positions and the vision layout, and puts the batch on the device."""
+    """Adds positions and the vision layout, and puts the batch where the policy is."""
     grids = np.tile(np.array(batch.grid_thw, np.int32), (len(batch.images), 1))
     positions = qwen_vl.position_ids(batch.input_ids, batch.mask, grids, policy.config)
     layout = qwen_vl.vision_layout(grids, policy.config.vision)
     arrays = DeviceBatch(batch.input_ids, batch.mask, batch.loss_mask, positions, batch.images, layout)
-    return jax.device_put(arrays)
+    return jax.device_put(arrays) if policy.mesh is None else place_rows(arrays, policy.mesh)
 
 
 def _square(processor: Processor) -> tuple[int, int] | None:
