@@ -237,3 +237,9 @@ def test_datasets_of_a_stage_are_mixed(folder: Path) -> None:
     mixed = open_data(parts, None)
     assert len(mixed) == 6
     assert any(mixed[i].given for i in range(6)) and not all(mixed[i].given for i in range(6))
+
+
+def test_a_new_policy_is_made_by_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="new_policy: 2 processes would each count a vocabulary"):
+        run_sft(config(folder, "many", policy=None, new_policy=NEW))

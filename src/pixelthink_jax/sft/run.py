@@ -59,6 +59,11 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
 def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | None) -> Policy:
     """The run, whose files but checkpoints go to `out`."""
     keep_compiled_programs()
+    if config.new_policy is not None and jax.process_count() > 1:
+        raise InputError(
+            f"new_policy: {jax.process_count()} processes would each count a vocabulary; make it in one process, then "
+            "name its folder under policy"
+        )
     mesh = one_mesh(config.mesh)
     if config.policy:
         policy = Policy.from_pretrained(model_folder(config.policy), dtype=config.dtype, mesh=mesh)
