@@ -23,7 +23,7 @@ from pixelthink_jax.rl.sampling import SamplingConfig, row_keys
 from pixelthink_jax.rl.token_rules import TokenRules, token_rules
 from pixelthink_jax.runtime.hosts import fetch, fetch_large, from_first, joined, together
 from pixelthink_jax.runtime.mesh import decode_mesh, in_use, mesh_of
-from pixelthink_jax.runtime.remote import is_remote, local_copy
+from pixelthink_jax.runtime.remote import on_this_machine
 from pixelthink_jax.types import Completion, GenerationCost
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
@@ -62,7 +62,7 @@ class Policy:
             InputError: The folder is not a supported model, or a tensor is missing, unknown or of another
                 shape.
         """
-        path = local_copy(str(path)) if is_remote(path) else path
+        path = on_this_machine(path)
         sharding_for = None
         if mesh is not None:
             model = qwen_vl.read_model_config(path)

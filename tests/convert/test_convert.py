@@ -26,6 +26,7 @@ from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.halves import split_halves
 from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.segmentation.loading import TINY_POLICY, default_folder
+from tests.runtime.store import store  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,6 +216,15 @@ def test_a_run_gives_its_exact_master_and_what_it_did_not_train(run, policy_fold
         convert(out, tmp_path / "never", step=4)
     with pytest.raises(InputError, match="not a run that trained an adapter"):
         cli._run(["convert", str(out), "--out", str(tmp_path / "never"), "--adapter"])
+
+
+def test_a_run_on_a_store_is_converted_from_there(run, store, tmp_path):  # noqa: F811
+    run[0].rename(store / "run")
+    convert("fake://run", tmp_path / "there")
+    convert(store / "run", tmp_path / "here")
+    assert weights(tmp_path / "there") == weights(tmp_path / "here")
+    with pytest.raises(InputError, match="fake:.* writes to a folder of this machine"):
+        convert("fake://run", "fake://converted")
 
 
 def test_a_checkpoint_of_other_settings_than_it_says_is_refused(run, tmp_path):

@@ -29,6 +29,7 @@ from pixelthink_jax.types import Example
 from tests.evaluation.test_report import HOSTILE, Reader
 from tests.evaluation.tiny import BoxSegmenter, scripted_policy, tiny_policy, tiny_segmenter
 from tests.judge.server import Act, Server, prompt_of
+from tests.runtime.store import store  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def config(models, out, **changes) -> EvalConfig:
     return EvalConfig(
         **{
             "out": str(out),
-            "policy": str(models / "policy"),
-            "segmenter": str(models / "segmenter"),
+            "policy": f"{models}/policy",
+            "segmenter": f"{models}/segmenter",
             "data": DatasetConfig(examples=5),
             "generation": Generation(max_new_tokens=6, batch_size=2, batches_in_flight=1),
             "judge": "shapereason",
@@ -131,6 +132,23 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(models, tmp_path, finished,
     assert counting.asked == 5
     evaluate(dataclasses.replace(settings, styles=("free", "none")))
     assert counting.asked == 10
+
+
+def test_an_evaluation_on_a_store_goes_on_there(models, store, finished, counting):  # noqa: F811
+    shutil.copytree(models, store / "models")
+    settings = config("fake://models", "fake://runs/out")
+    counting.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings)
+    assert (store / "runs" / "out" / "rows_free.unfinished.jsonl").is_file()
+    counting.stop_after = 10**9
+    table = evaluate(settings)
+    assert counting.asked == 5
+    assert untimed(table.rows["free"]) == untimed(finished[1].rows["free"])
+    assert read_runs(["fake://runs/out"])[0].rows == table.rows["free"]
+    assert sorted(path.name for path in (store / "runs" / "out").iterdir()) == sorted(
+        path.name for path in finished[0].iterdir()
+    )
 
 
 def test_unfinished_rows_of_other_settings_are_not_mixed_in(models, tmp_path, counting):

@@ -1,11 +1,13 @@
 """Folders on an object store: read by copy, written by mirror."""
 
+import os
+
 import pytest
 
 from pixelthink_jax.data.sources import open_source
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime import remote
-from pixelthink_jax.runtime.checkpoints import Checkpoints
+from pixelthink_jax.runtime.checkpoints import Checkpoints, local_run, open_checkpoint
 from pixelthink_jax.runtime.remote import local_copy, mirrored
 from tests.runtime.store import store  # noqa: F401 - a fixture
 
@@ -21,6 +23,9 @@ def test_a_folder_is_copied_once_and_again_when_it_has_changed(store):  # noqa: 
     assert local_copy("fake://bucket/policy") == folder
     assert (folder / "config.json").stat().st_mtime_ns == before
     assert (folder / "deep" / "weights").read_bytes() == b"more"
+    (store / "bucket" / "policy" / "deep" / "weights").write_bytes(b"MORE")  # the same size, a second later
+    os.utime(store / "bucket" / "policy" / "deep" / "weights", (2e9, 2e9))
+    assert (local_copy("fake://bucket/policy") / "deep" / "weights").read_bytes() == b"MORE"
     with pytest.raises(InputError, match="nothing is there"):
         local_copy("fake://bucket/gone")
 
@@ -45,6 +50,9 @@ def test_what_a_run_writes_is_there_and_comes_back(store, monkeypatch):  # noqa:
     with mirrored("fake://bucket/run") as folder:
         assert sorted(path.name for path in folder.rglob("*")) == ["log.jsonl"]
         (folder / "log.jsonl").write_text("1\n2\n")
+        (folder / "unfinished.jsonl").write_text("1\n")
+    with mirrored("fake://bucket/run") as folder:
+        (folder / "unfinished.jsonl").unlink()
     found = sorted(path.relative_to(store).as_posix() for path in store.rglob("*") if path.is_file())
     assert found == ["bucket/run/log.jsonl", "bucket/run/policy/config.json"]
     assert (store / "bucket" / "run" / "log.jsonl").read_text() == "1\n2\n"
@@ -54,9 +62,16 @@ def test_checkpoints_are_written_in_place(store):  # noqa: F811
     import jax.numpy as jnp
 
     checkpoints = Checkpoints("fake://bucket/run", every=1)
-    checkpoints.save(1, {"x": jnp.arange(3)}, {})
+    for step in (1, 2):
+        checkpoints.save(step, {"x": jnp.arange(3)}, {})
     checkpoints.close()
-    assert (store / "bucket" / "run" / "checkpoints" / "1").is_dir()
+    assert (store / "bucket" / "run" / "checkpoints" / "2").is_dir()
+    (store / "bucket" / "run" / "policy").mkdir()
+    copy = local_run("fake://bucket/run")
+    assert [path.name for path in copy.iterdir()] == ["checkpoints"]
+    assert [path.name for path in (copy / "checkpoints").iterdir()] == ["2"]
+    assert open_checkpoint(copy)[0] == 2
+    assert open_checkpoint(local_run("fake://bucket/run", 1), 1)[0] == 1
 
 
 @pytest.mark.parametrize("url", ["gs://nobodys-bucket/run", "nothing://bucket/run"])

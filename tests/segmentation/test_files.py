@@ -1,6 +1,7 @@
 """What an answer leaves on disk, and what it does not."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,10 @@ def test_a_mistake_leaves_nothing(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(InputError, match="file: a file, where a folder is to be written"):
             write_segmentation(answered(), IMAGE, place)
+    with pytest.raises(
+        InputError, match="gs:/bucket/out: an address, and this writes to a folder of this machine"
+    ):
+        write_segmentation(answered(), IMAGE, Path("gs://bucket/out"))
     with pytest.raises(ValueError, match="differ in size"):
         write_segmentation(answered(), IMAGE[1:], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -21,6 +21,7 @@ from pixelthink_jax.train_segmenter import SegmenterConfig, evaluate_segmenter, 
 from pixelthink_jax.train_segmenter.batches import draw_prompt, make_batch, scene_batches
 from pixelthink_jax.train_segmenter.config import PromptConfig
 from pixelthink_jax.train_segmenter.loss import binary_iou, dice_loss, focal_loss
+from tests.runtime.store import store  # noqa: F401 - a fixture
 
 MODEL = {
     "image_size": 64,
@@ -37,7 +38,7 @@ MODEL = {
 }
 
 
-def config(out: Path, **values: Any) -> SegmenterConfig:
+def config(out: Path | str, **values: Any) -> SegmenterConfig:
     tree = {
         "out": str(out),
         "steps": 4,
@@ -75,17 +76,17 @@ class Killed(Exception):
     """Ends a run from outside."""
 
 
-def test_a_killed_run_continues_to_the_same_segmenter(tmp_path):
+def test_a_killed_run_continues_to_the_same_segmenter_here_and_on_a_store(tmp_path, store):  # noqa: F811
     def kill(step: int, _: dict[str, float]) -> None:
         if step == 3:
             raise Killed
 
     whole, held_out = run_train_segmenter(config(tmp_path / "whole"))
     with pytest.raises(Killed):
-        run_train_segmenter(config(tmp_path / "cut"), on_log=kill)
-    continued, _ = run_train_segmenter(config(tmp_path / "cut"))
+        run_train_segmenter(config("fake://cut"), on_log=kill)
+    continued, _ = run_train_segmenter(config("fake://cut"))
     same_leaves(whole.params, continued.params)
-    rows = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    rows = [[row["loss"] for row in read_log(folder)] for folder in (tmp_path / "whole", store / "cut")]
     assert len(rows[0]) == 4 and rows[0] == rows[1]
     assert json.loads((tmp_path / "whole" / "held_out.json").read_text()) == held_out
     exported = Segmenter.from_pretrained(tmp_path / "whole" / "segmenter")

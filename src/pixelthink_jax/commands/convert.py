@@ -1,7 +1,6 @@
 """`pixelthink convert`: policies between runs, Orbax folders and Hugging Face folders."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -13,9 +12,10 @@ from pixelthink_jax.errors import InputError
 class Args:
     """Flags of `pixelthink convert`."""
 
-    source: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run folder (the policy of its newest checkpoint), or a policy folder: Hugging Face, or Orbax."""
-    out: Path | None = None
+    source: Annotated[str | None, tyro.conf.Positional] = None
+    """A run folder (the policy of its newest checkpoint), or a policy folder: Hugging Face, or Orbax; or its address on
+    an object store."""
+    out: str | None = None
     """The new folder; killed half-way, the same command continues."""
     to: Literal["huggingface", "orbax"] | None = None
     """Kind of the new folder; if not given, the kind that the source is not (a run is of the kind orbax)."""

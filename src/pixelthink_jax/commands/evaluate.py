@@ -1,8 +1,6 @@
 """`pixelthink evaluate`: a policy and a segmenter over a dataset, once for each chain style."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -37,7 +35,6 @@ def main(args: Args) -> None:
     """Evaluates with a bar for each style, and prints the table."""
     from pixelthink_jax.commands._progress import progress_bar
     from pixelthink_jax.evaluation.measures import run_counts
-    from pixelthink_jax.evaluation.resume import bad_count
     from pixelthink_jax.evaluation.run import evaluate
 
     config = EvalConfig(**settings_of(EvalConfig, args))
@@ -51,9 +48,11 @@ def main(args: Args) -> None:
         table = evaluate(config, on_progress=show, confirmed=confirmed)
     print(table.markdown())
     for style, rows in table.rows.items():
-        print(f"{style}, protocol {args.protocol}: {run_counts(rows, bad=bad_count(args.out, style)).line()}")
-        for line in _judging_lines(Path(args.out), style):
-            print(line)
+        details = table.details[style]
+        counts = run_counts(rows, bad=details["counts"]["bad"])
+        print(f"{style}, protocol {args.protocol}: {counts.line()}")
+        if "judging" in details:
+            print(details["judging"]["line"])
     print(f"rows, summary.json, table.md and report.html are in {args.out}")
 
 
@@ -70,9 +69,3 @@ def _agreed(config: EvalConfig) -> bool:
     rows = len(open_source(**vars(config.data)))
     styles = len(config.styles)
     return agrees("evaluate", rows, place, f"calls   at most {rows * styles:,}, one for each thought")
-
-
-def _judging_lines(out: Path, style: str) -> list[str]:
-    """What a model that judged says of itself; nothing where there was none."""
-    details = json.loads((out / "summary.json").read_text(encoding="utf-8"))["details"][style]
-    return [details["judging"]["line"]] if "judging" in details else []

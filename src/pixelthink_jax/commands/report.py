@@ -11,8 +11,8 @@ import tyro
 class Args:
     """Flags of `pixelthink report`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Out folders of `pixelthink evaluate`; the others are compared with the first."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Out folders of `pixelthink evaluate`, of an object store too; the others are compared with the first."""
     out: Path = Path("comparison.html")
     """The page to write."""
 

@@ -22,6 +22,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl.table import tensor_table
 from pixelthink_jax.models.writing import DEFAULT_SHARD_BYTES, write_params
+from pixelthink_jax.segmentation import check_out_dir
 
 _ABOUT = "conversion.json"
 
@@ -70,7 +71,7 @@ def convert(
     stored = next(iter(source.leaves.values())).dtype
     size = sum(leaf.nbytes for leaf in source.leaves.values())
     about = {**source.about, "to": kind, "dtype": stored.name, "max_shard_bytes": max_shard_bytes}
-    with _continued_folder(Path(out), about, size) as fresh:
+    with _continued_folder(out, about, size) as fresh:
         tree = unflatten_dict(source.leaves, sep="/")
         config = dataclasses.replace(source.config, dtype=jnp.dtype(stored).name)
         qwen_vl.write_config(fresh, config)
@@ -97,16 +98,16 @@ def convert_adapter(place: str | Path, out: str | Path, *, step: int | None = No
     adapter = source.adapter
     params = unflatten_dict({path: jnp.asarray(leaf[()]) for path, leaf in adapter.leaves.items()}, sep="/")
     size = sum(leaf.nbytes for leaf in adapter.leaves.values())
-    with _continued_folder(Path(out), {**source.about, "to": "adapter"}, size) as fresh:
+    with _continued_folder(out, {**source.about, "to": "adapter"}, size) as fresh:
         qwen_vl.write_adapter(fresh, params, adapter.lora, base=str(adapter.base))
     numbers = sum(leaf.size for leaf in adapter.leaves.values())
     return Conversion("adapter", source.about, numbers, size)
 
 
 @contextmanager
-def _continued_folder(out: Path, about: dict[str, Any], size: int) -> Iterator[Path]:
-    """The folder to write in; at the end its files are hashed and it becomes `out`, else it stays where it is."""
-    out = out.absolute()
+def _continued_folder(place: str | Path, about: dict[str, Any], size: int) -> Iterator[Path]:
+    """The folder to write in; at the end its files are hashed and it becomes `place`, else it stays where it is."""
+    out = check_out_dir(place).absolute()
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out}: there is something already; give the name of a new folder")
     work = out.with_name(f".{out.name}.partial")

@@ -18,8 +18,9 @@ from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl import LoraConfig, QwenVLConfig
 from pixelthink_jax.models.qwen_vl.lora import PROJECTIONS
 from pixelthink_jax.processing.processor import Processor
-from pixelthink_jax.runtime.checkpoints import has_checkpoints, open_checkpoint
+from pixelthink_jax.runtime.checkpoints import has_checkpoints, local_run, open_checkpoint
 from pixelthink_jax.runtime.halves import join_halves
+from pixelthink_jax.runtime.remote import is_remote
 from pixelthink_jax.runtime.stored_arrays import Index, StoredArray, in_memory
 from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.sft.config import SftConfig
@@ -62,14 +63,15 @@ def open_source(place: str | Path, *, step: int | None = None, dtype: str | None
     """Opens what is converted; nothing large is read.
 
     Args:
-        place: A run folder, or a policy folder of either kind.
+        place: A run folder, or a policy folder of either kind; of an object store it is copied here first, of a run
+            there only the checkpoint.
         step: Of a run, which checkpoint; None takes the newest.
         dtype: Wanted dtype; None keeps that of a folder, and of a run that of its export.
 
     Raises:
         InputError: Neither a run nor a policy, or a parameter is missing, unknown or of another shape.
     """
-    place = Path(place)
+    place = local_run(str(place), step) if is_remote(place) else Path(place)
     if has_checkpoints(place):
         return _of_run(place, step, dtype)
     if step is not None:

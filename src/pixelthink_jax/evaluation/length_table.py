@@ -7,7 +7,7 @@ leaves the policy to itself.
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ class LengthTable:
     Attributes:
         rows: One for each example, in the order of the dataset.
         summaries: By level, for each style.
+        details: Further numbers for each style, ready for JSON; empty where none were asked for.
     """
 
     rows: dict[str, list[Row]]
     summaries: dict[str, dict[str, LevelSummary]]
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """Style by level, shares in per cent with 95 % intervals."""
@@ -57,21 +59,18 @@ class LengthTable:
             for style, levels in self.summaries.items()
         }
 
-    def save(
-        self, folder: str | Path, *, about: dict[str, Any], details: dict[str, Any] | None = None
-    ) -> None:
+    def save(self, folder: str | Path, *, about: dict[str, Any]) -> None:
         """Writes `rows_<style>.jsonl`, `summary.json` and `table.md`.
 
         Args:
             folder: Made if absent; files of an earlier evaluation are replaced.
             about: What was evaluated, kept beside the numbers.
-            details: Further numbers by chain style.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for style, rows in self.rows.items():
             write_rows(folder / f"rows_{style}.jsonl", rows)
-        tree = {"about": about, "styles": self.tree()} | ({} if details is None else {"details": details})
+        tree = {"about": about, "styles": self.tree()} | ({"details": self.details} if self.details else {})
         write_text(folder / "summary.json", json.dumps(tree, indent=1) + "\n")
         write_text(folder / "table.md", self.markdown() + "\n")
 

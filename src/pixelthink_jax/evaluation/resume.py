@@ -19,6 +19,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.config import EvalConfig, Style
 from pixelthink_jax.evaluation.rows import Row, read_rows, write_rows, write_text
 from pixelthink_jax.evaluation.runner import BadExample
+from pixelthink_jax.runtime.remote import on_this_machine
 
 _NAME = "evaluation.json"
 # Settings that change no row: what is asked of the rows afterwards, and which of them are there.
@@ -87,25 +88,20 @@ class StyleFiles:
         self.unfinished.unlink(missing_ok=True)
 
 
-def bad_count(folder: str | Path, style: str) -> int:
-    """Examples of a chain style that could not be evaluated."""
-    return len(StyleFiles(Path(folder), style).load()[1])
-
-
-def claim_folder(config: EvalConfig, sources: Iterable[str | Path | None]) -> Path:
+def claim_folder(folder: Path, config: EvalConfig, sources: Iterable[str | Path | None]) -> None:
     """Makes the folder ready for an evaluation, and says so in `evaluation.json`.
 
     Args:
+        folder: Of the evaluation; made if absent.
         config: The evaluation.
         sources: Folders and files of models and data, whose change makes it another evaluation.
 
     Raises:
         InputError: The folder holds unfinished rows of another evaluation.
     """
-    folder = Path(config.out)
     wanted = {
         "settings": {key: value for key, value in to_tree(config).items() if key not in _FREE},
-        "files": [stamp(Path(source)) for source in sources if source is not None],
+        "files": [stamp(on_this_machine(source)) for source in sources if source is not None],
         "version": __version__,
     }
     path = folder / _NAME
@@ -123,7 +119,6 @@ def claim_folder(config: EvalConfig, sources: Iterable[str | Path | None]) -> Pa
             each.bad.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(wanted, indent=1) + "\n")
-    return folder
 
 
 def stamp(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A whole evaluation from its config: models and data opened, questions asked, results written."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
 from pixelthink_jax.runtime.hosts import from_first
 from pixelthink_jax.runtime.mesh import one_mesh, own_mesh
+from pixelthink_jax.runtime.remote import mirrored
 from pixelthink_jax.segmentation import check_out_dir, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import model_folder
 
@@ -28,7 +30,7 @@ from pixelthink_jax.segmentation.loading import model_folder
 def evaluate(
     config: EvalConfig, *, on_progress: StyleProgress | None = None, confirmed: bool = False
 ) -> LengthTable:
-    """Runs an evaluation and writes its rows, summary, table and report to `config.out`.
+    """Runs an evaluation and writes its rows, summary, table and report to `config.out`, which may be an object store.
 
     What an earlier run of the same evaluation has done is read and not done again, see `evaluation.resume`. Where
     several processes run, all of them call this, each reads and scores its share, and the first writes.
@@ -42,15 +44,20 @@ def evaluate(
         InputError: A model, the dataset or the folder cannot be used; nothing has been written then. Or an example
             cannot be evaluated and `bad_rows` says to stop; what was computed before it is kept.
     """
-    data, policy_folder = config.data, model_folder(config.policy)
-    segmenter_folder = None if config.segmenter is None else model_folder(config.segmenter)
-    check_out_dir(config.out)
     check_leave(config, confirmed=confirmed)
-    source = open_source(**vars(data))
+    with mirrored(config.out) as folder:
+        return _evaluate(config, check_out_dir(folder), on_progress)
+
+
+def _evaluate(config: EvalConfig, folder: Path, on_progress: StyleProgress | None) -> LengthTable:
+    """The evaluation, whose files go to `folder`."""
+    policy_folder = model_folder(config.policy)
+    segmenter_folder = None if config.segmenter is None else model_folder(config.segmenter)
+    source = open_source(**vars(config.data))
     mesh = one_mesh(config.mesh)
     segmenter = None if segmenter_folder is None else load_segmenter(segmenter_folder, mesh=own_mesh(mesh))
     policy = load_policy(policy_folder, dtype=config.dtype, format=config.format, mesh=mesh)
-    folder = from_first(lambda: claim_folder(config, (policy_folder, segmenter_folder, data.path)))
+    from_first(lambda: claim_folder(folder, config, (policy_folder, segmenter_folder, config.data.path)))
     size = config.size_billions or sum(leaf.size for leaf in jax.tree.leaves(policy.params)) / 1e9
     rows: dict[str, list[Row]] = {}
     details: dict[str, Details] = {}
@@ -73,11 +80,11 @@ def evaluate(
             rows[style], bad=len(bad), size_billions=size, gflops=gflops, seed=config.seed
         )
         trees[style] = details[style].tree() | ({"judging": judging.tree()} if judging else {})
-    table = LengthTable(rows, {style: found.summaries for style, found in details.items()})
+    table = LengthTable(rows, {style: found.summaries for style, found in details.items()}, trees)
     about = to_tree(config) | {"role": config.split_role, "chosen_on": config.chosen_on}
 
     def write() -> None:
-        table.save(folder, about=about, details=trees)
+        table.save(folder, about=about)
         page = evaluation_page(about, rows, details, source, reference=config.published)
         write_text(folder / "report.html", page)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.evaluation.details import Details, details_of
 from pixelthink_jax.evaluation.rows import Row, read_rows
+from pixelthink_jax.runtime.remote import on_this_machine
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class SavedRun:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[SavedRun]:
-    """Every chain style of every folder, in order.
+    """Every chain style of every folder, in order; folders of an object store are copied here.
 
     Raises:
         InputError: A folder holds no finished evaluation.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [on_this_machine(folder) for folder in folders]
     last = Counter(path.resolve().name for path in paths)
     runs: list[SavedRun] = []
     for path in paths:

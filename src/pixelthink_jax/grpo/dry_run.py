@@ -13,6 +13,7 @@ import jax
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.grpo.run import train
 from pixelthink_jax.runtime.meter import Metrics
+from pixelthink_jax.runtime.remote import is_remote
 from pixelthink_jax.segmentation import check_out_dir
 
 _STEPS = 2  # the first compiles
@@ -52,7 +53,8 @@ def dry_run(config: TrainConfig, *, on_step: Callable[[int], None] = lambda step
     Raises:
         InputError: Whatever would have ended the run: see `grpo.train`.
     """
-    check_out_dir(config.out)
+    if not is_remote(config.out):
+        check_out_dir(config.out)
     rows: list[dict[str, Any]] = []
     steps: list[Metrics] = []
 

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.array_folders import open_arrays, save_args
-from pixelthink_jax.runtime.remote import is_remote, remote_path
+from pixelthink_jax.runtime.remote import is_remote, local_copy, remote_path
 from pixelthink_jax.runtime.stored_arrays import StoredArray
 
 _FOLDER = "checkpoints"
@@ -142,6 +142,22 @@ def has_checkpoints(folder: str | Path) -> bool:
     return bool(_steps(Path(folder)))
 
 
+def local_run(url: str, step: int | None = None) -> Path:
+    """A run of an object store on this machine, with one of its checkpoints and without exports.
+
+    Args:
+        url: Its address; one of something else is copied whole.
+        step: Of which checkpoint; None takes the newest.
+
+    Raises:
+        InputError: Nothing is there, or the store cannot be reached.
+    """
+    steps = _steps(remote_path(url))
+    wanted = steps[-1] if steps and step is None else step
+    others = [f"{_FOLDER}/{n}" for n in steps if n != wanted]
+    return local_copy(url, leave_out=("policy", "adapter", "profile", *others) if steps else ())
+
+
 def open_checkpoint(
     folder: str | Path, step: int | None = None
 ) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
@@ -168,6 +184,6 @@ def open_checkpoint(
     return step, open_arrays(place / "state"), extra
 
 
-def _steps(folder: Path) -> list[int]:
+def _steps(folder: Any) -> list[int]:
     names = (folder / _FOLDER).iterdir() if (folder / _FOLDER).is_dir() else ()
     return sorted(int(place.name) for place in names if place.name.isdigit())

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,23 @@ def remote_path(url: str) -> Any:
     return path
 
 
-def local_copy(url: str) -> Path:
-    """A file or folder of a store on this machine: what is there already with the same sizes is not fetched again.
+def on_this_machine(place: str | Path) -> Path:
+    """A local path as it is, an address as its local copy.
+
+    >>> on_this_machine("models/mine")
+    PosixPath('models/mine')
+    """
+    return local_copy(str(place)) if is_remote(place) else Path(place)
+
+
+def local_copy(url: str, *, leave_out: Collection[str] = ()) -> Path:
+    """A file or folder of a store on this machine; files of the same size and time are not fetched again.
+
+    Copies have the time that the store gives its files. Where it gives none (s3), only size tells that one has changed.
+
+    Args:
+        url: Its address.
+        leave_out: Paths within the folder that are not wanted.
 
     Raises:
         InputError: Nothing is there, or the store cannot be reached.
@@ -61,22 +76,27 @@ def local_copy(url: str) -> Path:
         raise InputError(f"{url}: nothing is there; check the address and who may read it")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pixelthink" / "remote"
     place = cache / hashlib.sha256(url.encode()).hexdigest()[:16] / source.name
-    _fetch(source, place)
+    _fetch(source, place, leave_out)
     return place
 
 
-def _fetch(source: Any, place: Path, leave_out: tuple[str, ...] = ()) -> None:
+def _fetch(source: Any, place: Path, leave_out: Collection[str], within: str = "") -> None:
     if source.is_dir():
         place.mkdir(parents=True, exist_ok=True)
         for child in source.iterdir():
-            if child.name not in leave_out:
-                _fetch(child, place / child.name)
-    elif not place.is_file() or place.stat().st_size != source.stat().length:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f"{place.name}.partial")
-        with source.open("rb") as there, partial.open("wb") as here:
-            shutil.copyfileobj(there, here, 2**24)
-        partial.replace(place)
+            if (path := f"{within}{child.name}") not in leave_out:
+                _fetch(child, place / child.name, leave_out, f"{path}/")
+        return
+    there = source.stat()
+    here = place.stat() if place.is_file() else None
+    if here is not None and (here.st_size, int(here.st_mtime)) == (there.length, there.mtime):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+    with source.open("rb") as stored, partial.open("wb") as copied:
+        shutil.copyfileobj(stored, copied, 2**24)
+    os.utime(partial, (there.mtime, there.mtime))
+    partial.replace(place)
 
 
 @contextmanager
@@ -108,7 +128,7 @@ def mirrored(out: str) -> Iterator[Path]:
 
 
 class _Mirror:
-    """Copies files that have changed from a folder to a store."""
+    """Makes a folder of a store follow one of this machine; what it has besides stays."""
 
     def __init__(self, folder: Path, target: Any):
         self._folder, self._target = folder, target
@@ -123,16 +143,23 @@ class _Mirror:
                 continue
 
     def push(self) -> None:
-        """Copies now."""
-        for path in self._files():
+        """Copies what has changed, and removes there what has been removed here."""
+        found = self._files()
+        for path in self._pushed.keys() - set(found):
+            self._there(path).unlink(missing_ok=True)
+            del self._pushed[path]
+        for path in found:
             state = self._state(path)
             if self._pushed.get(path) == state:
                 continue
-            there = self._target / path.relative_to(self._folder).as_posix()
+            there = self._there(path)
             there.parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, there.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 2**24)
             self._pushed[path] = state
+
+    def _there(self, path: Path) -> Any:
+        return self._target / path.relative_to(self._folder).as_posix()
 
     def _files(self) -> list[Path]:
         """Files that are whole; `config.json` last, without which a folder is no policy."""

@@ -12,7 +12,7 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.policy_format import FORMATS, FormatName
 from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.mesh import own_mesh
-from pixelthink_jax.runtime.remote import is_remote, local_copy
+from pixelthink_jax.runtime.remote import on_this_machine
 from pixelthink_jax.segmenter import Segmenter
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -42,7 +42,7 @@ def model_folder(name: str) -> Path:
     Raises:
         InputError: There is no such folder.
     """
-    path = local_copy(name) if is_remote(name) else Path(name)
+    path = on_this_machine(name)
     if path.exists():
         return path
     if name in (TINY_POLICY, TINY_SEGMENTER):

@@ -18,7 +18,7 @@ from pixelthink_jax.evaluation.summary import ALL
 from pixelthink_jax.grpo import train
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.runtime.meter import Metrics
-from pixelthink_jax.segmentation import load_policy, load_segmenter
+from pixelthink_jax.segmentation import check_out_dir, load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.sweep.config import SweepConfig
@@ -53,6 +53,7 @@ def run_sweep(config: SweepConfig, *, on_progress: Progress | None = None) -> di
     Raises:
         InputError: A setting, a model or a dataset cannot be used.
     """
+    check_out_dir(config.out)
     segmenter = load_segmenter(model_folder(config.segmenter))
     tools = _Tools(config, segmenter, on_progress or (lambda arm, doing: None))
     first = config.training(next(iter(config.arms)), 0, config.seeds[0])

@@ -18,6 +18,7 @@ from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
+from pixelthink_jax.runtime.remote import mirrored, on_this_machine
 from pixelthink_jax.runtime.run_log import RunLog
 from pixelthink_jax.runtime.train_state import TrainState
 from pixelthink_jax.segmenter import Segmenter
@@ -45,20 +46,22 @@ def run_train_segmenter(
     """
     keep_compiled_programs()
     if config.segmenter:
-        model, params = checkpoint.load(config.segmenter)
+        model, params = checkpoint.load(on_this_machine(config.segmenter))
     else:
         assert config.model is not None  # the config holds one of the two
         model = config.model
         params = init_params(model, jax.random.key(config.seed))
-    with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
-        params = _train(params, model, config, checkpoints, on_log)
-    return _export(config, Segmenter(params, model))
+    with mirrored(config.out) as files:
+        with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
+            params = _train(params, model, config, files, checkpoints, on_log)
+        return _export(config, files, Segmenter(params, model))
 
 
 def _train(
     params: Params,
     model: Sam2Config,
     config: SegmenterConfig,
+    files: Path,
     checkpoints: Checkpoints,
     on_log: Callable[[int, Metrics], None] | None,
 ) -> Params:
@@ -70,7 +73,7 @@ def _train(
     train_step = make_train_step(model, config, optimizer)
     meter = Meter(config.log_every, last=config.steps)
     batches = scene_batches(config, model.image_size, done)
-    with closing(RunLog(config.out, resume_step=done)) as log, closing(batches):
+    with closing(RunLog(files, resume_step=done)) as log, closing(batches):
         for step in range(done + 1, config.steps + 1):
             state, metrics = train_step(state, next(batches))
             row = meter.update(step, metrics)
@@ -88,11 +91,11 @@ def _check_finite(step: int, row: Metrics) -> None:
         raise InputError(f"step {step}: the loss is {row['loss']}; lower optim.learning_rate")
 
 
-def _export(config: SegmenterConfig, trained: Segmenter) -> tuple[Segmenter, Metrics]:
+def _export(config: SegmenterConfig, files: Path, trained: Segmenter) -> tuple[Segmenter, Metrics]:
     """Writes the model and measures it as written."""
-    folder = Path(config.out) / "segmenter"
+    folder = files / "segmenter"
     checkpoint.save(folder, trained.params, trained.config, dtype=jnp.dtype(config.export_dtype))
     exported = Segmenter.from_pretrained(folder)
     held_out = evaluate_segmenter(exported, scenes=config.held_out_scenes) if config.held_out_scenes else {}
-    (Path(config.out) / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n", encoding="utf-8")
+    (files / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n", encoding="utf-8")
     return exported, held_out

@@ -12,7 +12,7 @@ from pixelthink_jax.data.sources.reasonseg import open_reasonseg
 from pixelthink_jax.data.sources.reasonseg_diff import AnnotatedSource
 from pixelthink_jax.data.sources.refcoco import REFS_FILES, RefCocoSource
 from pixelthink_jax.errors import InputError
-from pixelthink_jax.runtime.remote import is_remote, local_copy
+from pixelthink_jax.runtime.remote import on_this_machine
 
 __all__ = [
     "FirstExamples",
@@ -60,8 +60,7 @@ def open_source(
     Raises:
         InputError: The dataset is unknown, or its file cannot be read.
     """
-    if path is not None and is_remote(path):
-        path = local_copy(str(path))
+    path = None if path is None else on_this_machine(path)
     if name == "shapereason":
         source: ExampleSource = ShapeReason(
             split,
