@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelthink_jax.commands import _rehearsal, doctor
-from pixelthink_jax.errors import InputError
+from pixelthink_jax.commands import _first_row, doctor
 
 
 def test_reports_versions_devices_and_memory(capsys):
@@ -44,31 +43,9 @@ def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
     assert doctor._cache("HF_HOME", "", "models").state == "warn"
 
 
-def test_a_checkpoint_is_written_read_and_removed(tmp_path):
-    assert "MiB/s" in _rehearsal.try_checkpoint(str(tmp_path / "new" / "runs"))
-    assert not (tmp_path / "new" / "runs").exists()
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "thesis.txt").write_text("years of work")
-    _rehearsal.try_checkpoint(str(tmp_path / "here"))
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["thesis.txt"]
-    with pytest.raises(InputError, match="no checkpoint can be written, read and removed there"):
-        _rehearsal.try_checkpoint(str(tmp_path / "here" / "thesis.txt"))
-
-
-def test_a_checkpoint_that_comes_back_otherwise_is_a_failure(tmp_path, monkeypatch):
-    from pixelthink_jax.runtime.checkpoints import Checkpoints
-
-    restore = Checkpoints.restore
-    monkeypatch.setattr(
-        Checkpoints, "restore", lambda self, like: (*restore(self, like)[:2], {"tried": False})
-    )
-    with pytest.raises(InputError, match="is not the one that was written"):
-        _rehearsal.try_checkpoint(str(tmp_path))
-
-
 @pytest.mark.parametrize("name", ["tiny", "sft_tiny", "eval_shapereason"])
 def test_a_row_of_each_kind_of_config_is_read(name):
-    assert "pixels" in _rehearsal.try_row(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    assert "pixels" in _first_row.try_row(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
 
 
 def test_data_that_is_not_there_is_a_finding_with_status_1(tmp_path, capsys, monkeypatch):

@@ -106,6 +106,7 @@ def test_a_dry_run_says_what_the_run_takes_and_keeps_nothing(config, tmp_path):
     before = set(tmp_path.rglob("*"))
     found = dry_run(replace(config, steps=101))
     assert set(tmp_path.rglob("*")) == before
+    assert len(found.hosts) == 1 and jax.__version__ in found.hosts[0] and "MiB/s" in found.checkpoint
     assert found.row["id"].startswith("tuning-") and found.row["query"] and "reward" in found.row
     assert len(found.steps) == 2 and found.host_bytes > 2**27
     first, warm = (step["seconds/step"] for step in found.steps)

@@ -225,6 +225,16 @@ def test_a_killed_process_ends_the_other_in_one_line_and_the_run_continues_bit_f
     assert files[0] == files[1]
 
 
+def test_a_dry_run_tells_of_every_process_and_leaves_nothing(place):
+    rehearsal = ("train", "--config", place / "train.yaml", "--out", place / "new" / "run", "--dry-run")
+    status, said = end_of(command(place, *rehearsal, "--processes", "2"))
+    assert status == 0, said
+    begun = [line.split(":")[0].split() for line in said.splitlines()]
+    assert [words[:2] for words in begun[:2]] == [["process", "0"], ["process", "1"]], said
+    assert [words[0] for words in begun[2:5]] == ["checkpoint", "row", "first"], said
+    assert not (place / "new").exists()
+
+
 def test_four_processes_finish_an_evaluation_that_one_began(place):
     config = replace(load_config(EvalConfig, place / "evaluate.yaml"), out=str(place / "evaluated"))
     evaluate(config)

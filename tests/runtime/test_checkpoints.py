@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime import checkpoints as module
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 
 
@@ -189,3 +190,16 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_last_checkpoint(
     assert step == 2
     assert_same(state, noise)
     again.close()
+
+
+def test_a_folder_that_not_all_processes_see_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the second of two processes whose disk is its own: the first has written its mark elsewhere."""
+    monkeypatch.setattr(module.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(module, "from_first", lambda work: ".seen-elsewhere")
+    monkeypatch.setattr(module, "together", lambda work: work())
+    monkeypatch.setattr(module, "_SEEN_WITHIN_SECONDS", 0.2)
+    with pytest.raises(InputError, match="does not see what process 0 writes there; choose an out that all"):
+        Checkpoints(tmp_path / "run", every=1)
+    assert not (tmp_path / "run").exists()

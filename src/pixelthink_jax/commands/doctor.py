@@ -94,7 +94,8 @@ def examine() -> Iterator[Finding]:
 
 def _tried(args: Args) -> Iterator[Finding]:
     """What was asked to be tried for real."""
-    from pixelthink_jax.commands._rehearsal import try_checkpoint, try_row
+    from pixelthink_jax.commands._first_row import try_row
+    from pixelthink_jax.runtime.checkpoint_trial import try_checkpoint
 
     asked = {
         "checkpoint": (args.checkpoint, try_checkpoint),

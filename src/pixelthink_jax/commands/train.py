@@ -25,7 +25,7 @@ class Args(LaunchFlags, TrainConfig):
     """Machine whose settings in the config are taken, such as v5e-16; `pixelthink plan` says whether they fit."""
     machines: tyro.conf.Suppress[dict[str, dict[str, Any]]] = field(default_factory=dict)
     dry_run: bool = False
-    """Open everything and make two steps, keep nothing, and say what memory and time the run will take."""
+    """Open everything, try a checkpoint and two steps, keep nothing, and say what memory and time the run will take."""
 
 
 def defaults(argv: list[str]) -> Args:
@@ -91,6 +91,8 @@ def _rehearse(config: TrainConfig) -> None:
         used, limit = max(found.device_bytes)
         devices = f"{used / 2**30:.2f} of {limit / 2**30:.2f} GiB at the peak, on the fullest of this process"
     lines = {
+        **{f"process {index}": host for index, host in enumerate(found.hosts)},
+        "checkpoint": found.checkpoint,
         "row": f"{row['id']}: {row['query']!r:.60}, {row['completion_tokens']} tokens, reward {row['reward']:.2f}",
         "first step": f"{first['seconds/step']:.1f} s, compilation included",
         "second step": f"{warm['seconds/step']:.2f} s ({parts})",

@@ -1,9 +1,9 @@
 """A rehearsal of a GRPO run: everything opened as in the run, two steps made, nothing kept."""
 
 import contextlib
+import platform
 import resource
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +12,8 @@ import jax
 
 from pixelthink_jax.grpo.config import TrainConfig
 from pixelthink_jax.grpo.run import train
+from pixelthink_jax.runtime.checkpoint_trial import passing_folder, try_checkpoint
+from pixelthink_jax.runtime.hosts import together
 from pixelthink_jax.runtime.meter import Metrics
 from pixelthink_jax.runtime.remote import is_remote
 from pixelthink_jax.segmentation import check_out_dir
@@ -24,6 +26,8 @@ class Rehearsal:
     """What a run will need.
 
     Attributes:
+        hosts: Of each process its machine, versions and devices.
+        checkpoint: How fast one is written and read at the run's destination.
         row: The first completion that was paid: `id`, `query`, `text`, `reward`, ... (`scoring.completion_rows`).
         steps: Metrics of the steps made, `seconds/step` among them; the first compiles.
         device_bytes: Largest memory that each device of this process had in use, and what it has; None where the
@@ -32,6 +36,8 @@ class Rehearsal:
         seconds: Estimate of the whole run, without evaluations and checkpoints.
     """
 
+    hosts: list[str]
+    checkpoint: str
     row: dict[str, Any]
     steps: list[Metrics]
     device_bytes: list[tuple[int, int]] | None
@@ -44,7 +50,9 @@ class _EnoughError(Exception):
 
 
 def dry_run(config: TrainConfig, *, on_step: Callable[[int], None] = lambda step: None) -> Rehearsal:
-    """Makes two steps of a run in a folder that is thrown away; `config.out` is neither made nor changed.
+    """Tries a checkpoint and makes two steps of a run beside `config.out`, which is neither made nor changed.
+
+    Where several processes run, all of them call this.
 
     Args:
         config: The run.
@@ -55,6 +63,7 @@ def dry_run(config: TrainConfig, *, on_step: Callable[[int], None] = lambda step
     """
     if not is_remote(config.out):
         check_out_dir(config.out)
+    hosts = together(_host)
     rows: list[dict[str, Any]] = []
     steps: list[Metrics] = []
 
@@ -68,7 +77,8 @@ def dry_run(config: TrainConfig, *, on_step: Callable[[int], None] = lambda step
     held_out = config.evaluation
     # Opened as in the run, and never due.
     later = replace(held_out, every=sys.maxsize if held_out.every else 0)
-    with tempfile.TemporaryDirectory(prefix="pixelthink-dry-run-") as folder:
+    with passing_folder(f"{config.out}.dry-run") as folder:
+        checkpoint = try_checkpoint(folder)
         rehearsed = replace(
             config,
             out=folder,
@@ -83,12 +93,20 @@ def dry_run(config: TrainConfig, *, on_step: Callable[[int], None] = lambda step
     first, warm = steps[0]["seconds/step"], steps[-1]["seconds/step"]
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Rehearsal(
+        hosts=hosts,
+        checkpoint=checkpoint,
         row=rows[0],
         steps=steps,
         device_bytes=_device_bytes(),
         host_bytes=kibibytes if sys.platform == "darwin" else kibibytes * 1024,
         seconds=first + warm * (config.steps - 1),
     )
+
+
+def _host() -> str:
+    devices = jax.local_devices()
+    versions = f"python {platform.python_version()}, jax {jax.__version__}"
+    return f"{platform.node()}: {versions}, {len(devices)} x {devices[0].device_kind}"
 
 
 def _device_bytes() -> list[tuple[int, int]] | None:

@@ -6,7 +6,10 @@ usable.
 """
 
 import json
+import platform
 import re
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +21,12 @@ import orbax.checkpoint as ocp
 
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.array_folders import open_arrays, save_args
+from pixelthink_jax.runtime.hosts import from_first, is_first, together
 from pixelthink_jax.runtime.remote import is_remote, local_copy, remote_path
 from pixelthink_jax.runtime.stored_arrays import StoredArray
 
 _FOLDER = "checkpoints"
+_SEEN_WITHIN_SECONDS = 60.0
 
 _UNWRITABLE = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|Read-only file system|Permission denied|"
@@ -35,10 +40,10 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, every: int, keep: int = 2):
         """Opens `folder/checkpoints`, creating it; `every` is the number of steps between saves.
 
-        The folder may be an address on an object store.
+        The folder may be an address on an object store. Where several processes run, all of them call this.
 
         Raises:
-            InputError: The folder's name reads as a pattern.
+            InputError: The folder's name reads as a pattern, or it is not the same folder in all processes.
         """
         if found := set("*?[]") & set(str(folder)):
             raise InputError(
@@ -50,6 +55,7 @@ class Checkpoints:
         absl.logging.set_verbosity(absl.logging.FATAL)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         place = remote_path(str(folder)) if is_remote(folder) else Path(folder).resolve()
+        _check_seen_by_all(place)
         self._manager = ocp.CheckpointManager(place / _FOLDER, options=options)
 
     def latest_step(self) -> int | None:
@@ -135,6 +141,40 @@ class Checkpoints:
                 f"checkpoints {self._manager.directory}: cannot be written ({found[0]}); {kept}: make room there, and "
                 "the same command continues"
             ) from error
+
+
+def _check_seen_by_all(place: Any) -> None:
+    """Each process writes its part of a checkpoint, so all must see one folder."""
+    if jax.process_count() == 1:
+        return
+    mark = place / from_first(lambda: _marked(place))
+
+    def look() -> None:
+        end = time.monotonic() + _SEEN_WITHIN_SECONDS  # a network file system may be late
+        while not mark.exists():
+            if time.monotonic() > end:
+                raise InputError(
+                    f"run folder {place}: process {jax.process_index()} on {platform.node()} does not see what "
+                    "process 0 writes there; choose an out that all machines share, such as gs://bucket/run"
+                )
+            time.sleep(0.1)
+
+    try:
+        together(look)
+    finally:
+        if is_first():
+            mark.unlink(missing_ok=True)
+
+
+def _marked(place: Any) -> str:
+    """Writes a file with a name that nobody has looked for, and returns the name."""
+    name = f".seen-{uuid.uuid4().hex}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("")
+    except OSError as error:
+        raise InputError(f"run folder {place}: cannot be written ({error}); choose another out") from error
+    return name
 
 
 def has_checkpoints(folder: str | Path) -> bool:
