@@ -40,6 +40,7 @@ def recipe(out: str | Path, policy: str | Path, *, steps: int = STEPS) -> TrainC
         group_size=8,
         freeze_vision=True,
         unroll=True,
+        export_dtype="float32",
         seed=0,
         checkpoint_every=12,
     )

@@ -138,7 +138,8 @@ class TrainConfig:
         unroll: Unroll the layer scan: faster for tiny models on CPU, slower to compile.
         dtype: Dtype of the parameters and of the computation; trained ones are exact in float32 whichever it is
             (`runtime.halves`).
-        export_dtype: Dtype of the exported policy.
+        export_dtype: Dtype of the exported policy. Rounding to bfloat16 takes back what a short run with a small rate
+            has changed by less than that; `pixelthink convert` makes either of a checkpoint.
         evaluation: The periodic evaluation.
         instruction: Sentence added to every prompt; None adds none.
         seed: Of data order and sampling.

@@ -36,7 +36,7 @@ def write_results(out: Path, found: dict[str, ArmRows], abouts: dict[str, str], 
         for arm, each in found.items()
     }
     parts = [
-        f"## {name}\n\n{_table({a: c[name] for a, c in changes.items()}, found, abouts, name)}"
+        f"## {name}\n\n{_table({a: c[name] for a, c in changes.items()}, found, abouts, name, start=start)}"
         for name in found[start].rows
     ]
     (out / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -58,7 +58,9 @@ def write_results(out: Path, found: dict[str, ArmRows], abouts: dict[str, str], 
     _draw(out / "results.png", changes, start=start)
 
 
-def _table(changes: dict[str, Changes], found: dict[str, ArmRows], abouts: dict[str, str], name: str) -> str:
+def _table(
+    changes: dict[str, Changes], found: dict[str, ArmRows], abouts: dict[str, str], name: str, *, start: str
+) -> str:
     head = [
         "arm",
         "what",
@@ -80,16 +82,17 @@ def _table(changes: dict[str, Changes], found: dict[str, ArmRows], abouts: dict[
             abouts[arm],
             str(len(seeds)),
             f"{100 * giou.after:.1f}{each}",
-            f"{100 * giou.difference.value:+.1f} ({low:+.1f} to {high:+.1f})",
+            "-" if arm == start else f"{100 * giou.difference.value:+.1f} ({low:+.1f} to {high:+.1f})",
             f"{100 * whole['valid'].after:.1f}",
         ]
-        cells += [_tokens(levels[level]["tokens"]) if level in levels else "-" for level in (*LEVELS, ALL)]
+        for level in (*LEVELS, ALL):
+            cells.append(_tokens(levels[level]["tokens"], alone=arm == start) if level in levels else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _tokens(change: Change) -> str:
-    share = "" if change.relative is None else f" ({100 * change.relative.value:+.0f} %)"
+def _tokens(change: Change, *, alone: bool) -> str:
+    share = "" if alone or change.relative is None else f" ({100 * change.relative.value:+.0f} %)"
     return f"{change.after:.0f}{share}"
 
 
