@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.array_folders import open_arrays, save_args
 from pixelthink_jax.runtime.hosts import from_first, is_first, together
-from pixelthink_jax.runtime.remote import is_remote, local_copy, remote_path
+from pixelthink_jax.runtime.remote import EXPORTS, is_remote, local_copy, remote_path
 from pixelthink_jax.runtime.stored_arrays import StoredArray
 
 _FOLDER = "checkpoints"
@@ -195,7 +195,7 @@ def local_run(url: str, step: int | None = None) -> Path:
     steps = _steps(remote_path(url))
     wanted = steps[-1] if steps and step is None else step
     others = [f"{_FOLDER}/{n}" for n in steps if n != wanted]
-    return local_copy(url, leave_out=("policy", "adapter", "profile", *others) if steps else ())
+    return local_copy(url, leave_out=(*EXPORTS, *others) if steps else ())
 
 
 def open_checkpoint(

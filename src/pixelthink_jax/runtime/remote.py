@@ -18,8 +18,8 @@ from typing import Any
 from pixelthink_jax.errors import InputError
 
 _EVERY_SECONDS = 60.0
-# What a run that is continued does not read again.
-_NOT_FETCHED = ("checkpoints", "policy", "adapter", "profile", "segmenter")
+EXPORTS = ("policy", "adapter", "profile", "segmenter")
+"""Folders of a run that are written for others and not read by a run that is continued."""
 
 
 def is_remote(path: str | Path) -> bool:
@@ -115,7 +115,7 @@ def mirrored(out: str) -> Iterator[Path]:
         folder = Path(parent) / target.name
         folder.mkdir()
         if target.exists():
-            _fetch(target, folder, _NOT_FETCHED)
+            _fetch(target, folder, ("checkpoints", *EXPORTS))
         mirror, done = _Mirror(folder, target), threading.Event()
         worker = threading.Thread(target=mirror.run, args=(done,), daemon=True)
         worker.start()
