@@ -191,6 +191,7 @@ def test_the_command_lists_and_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fetch, "_hub", lambda: raising(errors.OfflineModeIsEnabled("offline")))
     for flags, says in (
         (["sam2-large"], "--to is missing"),
+        (["sam2-large", "--to", "gs://models"], "an address, and this writes to a folder of this machine"),
         (["sam3", "--to", str(tmp_path)], "not one of the published models"),
         (["sam2-large", "--to", str(tmp_path / "new")], "the hub cannot be reached"),
     ):

@@ -19,6 +19,7 @@ from.
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -28,6 +29,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from pixelthink_jax import __version__
+from pixelthink_jax.commands import INTERRUPTED
 from pixelthink_jax.errors import InputError
 
 
@@ -125,7 +127,7 @@ def reported(work: Callable[[], int]) -> int:
         return _refuse(error, f"{error.filename}: {error.strerror}; check the path and its permissions")
     except KeyboardInterrupt:
         print("pixelthink: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has heard enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -145,6 +147,9 @@ def _run(argv: list[str]) -> int:
     # The libraries below speak on stderr about frameworks that are absent on purpose.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Tracing makes objects by the million that no cycle holds; at Python's thresholds a fifth of a start-up is
+    # spent looking for cycles among them.
+    gc.set_threshold(50_000, 10, 10)
     module = importlib.import_module(f"pixelthink_jax.commands.{_module_name(name)}")
     args = _parse(module, name, flags)
     if getattr(module, "SEVERAL_PROCESSES", False):

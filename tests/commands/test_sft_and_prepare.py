@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from pixelthink_jax import cli
+from pixelthink_jax.commands import INTERRUPTED
 from pixelthink_jax.config import load_config
 from pixelthink_jax.data import shapes_builder
 from pixelthink_jax.sft import run
 from pixelthink_jax.sft.config import SftConfig
 from pixelthink_jax.train_segmenter import run as segmenter_run
 from pixelthink_jax.train_segmenter.config import SegmenterConfig
+from tests.evaluation.tiny import tiny_policy, tiny_segmenter
 
 CONFIG = Path(__file__).parents[2] / "configs" / "sft_tiny.yaml"
 
@@ -20,19 +22,22 @@ def runs(monkeypatch) -> list[SftConfig]:
     """The configs that would have been trained."""
     seen = []
 
-    def train(config: SftConfig, *, on_log) -> None:
+    def train(config: SftConfig, *, on_log) -> run.SftRun:
         seen.append(config)
         on_log(config.log_every, {"loss": 1.0, "seconds_per_step": 0.1})
+        return run.SftRun(tiny_policy(), steps=3)
 
     monkeypatch.setattr(run, "run_sft", train)
     return seen
 
 
 def test_the_file_is_the_run(runs, capsys):
-    assert cli.main(["sft", "--config", str(CONFIG)]) == 0
+    assert cli.main(["sft", "--config", str(CONFIG)]) == INTERRUPTED
     assert runs == [load_config(SftConfig, CONFIG)]
     assert type(runs[0]) is SftConfig
-    assert f"the policy is in {runs[0].out}/policy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(f"interrupted; the same command continues; trained for 3 of {runs[0].steps} steps")
+    assert f"the policy is in {runs[0].out}/policy" in said
 
 
 def test_flags_are_laid_over_the_file(runs, tmp_path):
@@ -45,7 +50,7 @@ def test_flags_are_laid_over_the_file(runs, tmp_path):
         "--out",
         str(tmp_path),
     ]
-    assert cli.main(["sft", *flags]) == 0
+    assert cli.main(["sft", *flags]) == INTERRUPTED
     [config], file = runs, load_config(SftConfig, CONFIG)
     assert config.optim.learning_rate == 1e-5 and config.optim.kind == file.optim.kind
     assert config.stages[0].steps == 7 and config.stages[1:] == file.stages[1:]
@@ -80,10 +85,10 @@ def test_mistakes_are_one_line(runs, tmp_path, text, flags, says, capsys):
 def test_train_segmenter_runs_its_file_under_its_flags(tmp_path, monkeypatch, capsys):
     seen = []
 
-    def train(config: SegmenterConfig, *, on_log) -> tuple[None, dict[str, float]]:
+    def train(config: SegmenterConfig, *, on_log) -> segmenter_run.SegmenterRun:
         seen.append(config)
         on_log(config.log_every, {"iou": 0.5, "seconds_per_step": 0.1})
-        return None, {"iou": 0.75}
+        return segmenter_run.SegmenterRun(tiny_segmenter(), {"iou": 0.75}, config.steps)
 
     monkeypatch.setattr(segmenter_run, "run_train_segmenter", train)
     path = CONFIG.with_name("segmenter_tiny.yaml")

@@ -198,6 +198,8 @@ def test_runs_side_by_side(finished, models, tmp_path, capsys):
         assert text in read.text
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "no summary.json in it" in capsys.readouterr().err
+    assert cli.main(["report", str(out), "--out", "gs://bucket/page.html"]) == 2
+    assert "gs:/bucket: an address, and this writes to a folder" in capsys.readouterr().err
 
 
 def test_no_text_of_a_model_or_a_dataset_is_markup(finished, tmp_path):

@@ -22,7 +22,7 @@ DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_
 
 def test_a_run_on_a_mesh_of_two_processes_is_that_of_one_device(folder: Path) -> None:  # noqa: F811
     rows = {"tokens_per_batch": 4 * 64, "optim": {"learning_rate": 0.01, "warmup_steps": 2}}
-    alone = run_sft(config(folder, "alone", **rows))
+    alone = run_sft(config(folder, "alone", **rows)).policy
     settings = to_tree(config(folder, "spread", **rows, mesh={"data": 1, "fsdp": 2, "tensor": 2}))
     (folder / "spread.yaml").write_text(yaml.safe_dump(settings))
     words = ["sft", "--config", str(folder / "spread.yaml"), "--processes", "2"]

@@ -1,6 +1,9 @@
 import dataclasses
 import functools
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,14 @@ class Killed(Exception):
     """Ends a run from outside."""
 
 
+def stop_at(last: int) -> Callable[[int, dict[str, float]], None]:
+    def on_log(step: int, _: dict[str, float]) -> None:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return on_log
+
+
 def kill_at(last: int) -> Callable[[int, dict[str, float]], None]:
     def on_log(step: int, _: dict[str, float]) -> None:
         if step == last:
@@ -111,6 +122,9 @@ def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_runs_go_on_as_if_they_had_not_been(folder: Path) -> None:
     whole = run_sft(config(folder, "whole"))
     broken = config(folder, "broken")
+    stopped = run_sft(broken, on_log=stop_at(1))
+    assert stopped.steps == 1 and (folder / "broken" / "checkpoints" / "1").is_dir()
+    shutil.rmtree(folder / "broken" / "policy")
     # The first kill leaves the checkpoint of step 2, inside a chunk of the first stage; the second that of
     # step 4, between the stages.
     for last in (3, 5):
@@ -122,7 +136,8 @@ def test_killed_runs_go_on_as_if_they_had_not_been(folder: Path) -> None:
     assert metrics(folder / "broken") == metrics(folder / "whole")
     assert [row["step"] for row in metrics(folder / "whole")] == list(range(1, 8))
     assert [row["stage"] for row in metrics(folder / "whole")] == [0.0] * 4 + [1.0] * 3
-    jax.tree.map(np.testing.assert_array_equal, joined.params, whole.params)
+    assert joined.steps == whole.steps == 7
+    jax.tree.map(np.testing.assert_array_equal, joined.policy.params, whole.policy.params)
     convert(folder / "whole", folder / "whole" / "converted")
     written = ("broken/policy", "whole/policy", "whole/converted")
     weights = [(folder / out / "model.safetensors").read_bytes() for out in written]
@@ -131,10 +146,10 @@ def test_killed_runs_go_on_as_if_they_had_not_been(folder: Path) -> None:
     assert losses[-1] < losses[0]
     # A finished run is not run again, and its policy loads.
     again = run_sft(broken, on_log=kill_at(1))
-    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, again.policy.params, whole.policy.params)
     assert metrics(folder / "broken") == metrics(folder / "whole")
     loaded = Policy.from_pretrained(folder / "broken" / "policy", dtype=None)
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, whole.policy.params)
     assert loaded.processor.format == tiny_policy().processor.format
 
 

@@ -1,6 +1,8 @@
 """The segmenter run: its prompts, its loss, and a run that was killed against one that was not."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,11 +83,20 @@ def test_a_killed_run_continues_to_the_same_segmenter_here_and_on_a_store(tmp_pa
         if step == 3:
             raise Killed
 
-    whole, held_out = run_train_segmenter(config(tmp_path / "whole"))
+    def stop(step: int, _: dict[str, float]) -> None:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = run_train_segmenter(config(tmp_path / "whole"))
+    held_out = whole.held_out
+    stopped = run_train_segmenter(config("fake://cut"), on_log=stop)
+    assert (stopped.steps, stopped.held_out) == (1, {})
+    assert (store / "cut" / "checkpoints" / "1").is_dir()
     with pytest.raises(Killed):
         run_train_segmenter(config("fake://cut"), on_log=kill)
-    continued, _ = run_train_segmenter(config("fake://cut"))
-    same_leaves(whole.params, continued.params)
+    continued = run_train_segmenter(config("fake://cut"))
+    assert continued.steps == whole.steps == 4
+    same_leaves(whole.segmenter.params, continued.segmenter.params)
     rows = [[row["loss"] for row in read_log(folder)] for folder in (tmp_path / "whole", store / "cut")]
     assert len(rows[0]) == 4 and rows[0] == rows[1]
     assert json.loads((tmp_path / "whole" / "held_out.json").read_text()) == held_out
@@ -96,10 +107,10 @@ def test_a_killed_run_continues_to_the_same_segmenter_here_and_on_a_store(tmp_pa
 
 def test_a_run_learns_and_keeps_its_frequencies(tmp_path):
     losses = {}
-    trained, _ = run_train_segmenter(
+    trained = run_train_segmenter(
         config(tmp_path, steps=30, held_out_scenes=0, optim={"learning_rate": 3e-3}),
         on_log=lambda step, row: losses.update({step: row["loss"]}),
-    )
+    ).segmenter
     assert np.mean([losses[s] for s in range(25, 31)]) < 0.8 * np.mean([losses[s] for s in range(1, 4)])
     frequencies = [
         leaf
@@ -113,11 +124,11 @@ def test_a_run_learns_and_keeps_its_frequencies(tmp_path):
 
 
 def test_continues_from_a_segmenter_folder(tmp_path):
-    first, _ = run_train_segmenter(config(tmp_path / "first", held_out_scenes=0))
+    first = run_train_segmenter(config(tmp_path / "first", held_out_scenes=0)).segmenter
     folder = str(tmp_path / "first" / "segmenter")
-    second, _ = run_train_segmenter(
+    second = run_train_segmenter(
         config(tmp_path / "second", model=None, segmenter=folder, held_out_scenes=0)
-    )
+    ).segmenter
     assert second.config == first.config
     pairs = zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True)
     moved = [float(jnp.abs(before - after).max()) for before, after in pairs]

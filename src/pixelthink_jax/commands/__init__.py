@@ -5,6 +5,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+INTERRUPTED = 130
+"""Exit status of what was told to stop (Ctrl-C, SIGTERM) before it was done; the same command continues."""
+
 
 def config_path(argv: list[str]) -> Path | None:
     """The file that `--config FILE` or `--config=FILE` names; None without that flag.

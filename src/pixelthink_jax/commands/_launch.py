@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pixelthink_jax.commands import INTERRUPTED
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.runtime.startup import HEARTBEAT_SECONDS, WAIT_SECONDS, Launch, find_launch, join
 
@@ -191,7 +192,7 @@ def _wait(workers: Sequence[_Worker]) -> _Worker | None:
 def _explain(bad: _Worker, workers: Sequence[_Worker]) -> int:
     """One line about a process that ended badly, where it has not told itself; returns the exit status."""
     code = bad.process.returncode
-    if code == 130:
+    if code == INTERRUPTED:
         _settle(workers, seconds=5)
         return code
     if code in (2, _BROKEN):

@@ -24,6 +24,7 @@ class Args:
 def main(args: Args) -> None:
     """Prints what is about to be fetched, fetches it and says where it is."""
     from pixelthink_jax.fetch import PUBLISHED, SOURCE_FILE, download, find_model
+    from pixelthink_jax.segmentation import check_out_dir
 
     if args.name is None:
         for model in PUBLISHED:
@@ -33,6 +34,7 @@ def main(args: Args) -> None:
         return
     if args.to is None:
         raise InputError("fetch: --to is missing; give the parent folder, such as --to models")
+    check_out_dir(args.to)
     offer = find_model(args.name, revision=args.revision)
     print(f"model     {offer.model.repo}, {offer.model.kind}")
     print(f"revision  {offer.revision}, commit {offer.commit}")

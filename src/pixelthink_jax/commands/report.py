@@ -23,11 +23,13 @@ def main(args: Args) -> None:
     from pixelthink_jax.evaluation.rows import write_text
     from pixelthink_jax.evaluation.runs_page import comparison_lines, runs_page
     from pixelthink_jax.evaluation.saved_runs import read_runs
+    from pixelthink_jax.segmentation import check_out_dir
 
     if not args.runs:
         raise InputError("report: name at least one out folder of pixelthink evaluate")
     if args.out.is_dir():
         raise InputError(f"{args.out}: a folder, where a page is to be written; give --out FILE.html")
+    check_out_dir(args.out.parent)
     runs = read_runs(args.runs)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.out, runs_page(runs))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from pixelthink_jax.commands import config_path, settings_of
+from pixelthink_jax.commands import INTERRUPTED, config_path, settings_of
 from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
@@ -34,7 +34,7 @@ def defaults(argv: list[str]) -> Args:
     return Args(out="runs/sft", policy="models/policy", stages=(StageConfig("chains", steps=1000),))
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> int:
     """Trains to the end, with a bar, and says where the policy is."""
     from pixelthink_jax.commands._progress import progress_bar
     from pixelthink_jax.sft.run import run_sft
@@ -47,7 +47,10 @@ def main(args: Args) -> None:
             note = f"loss {metrics['loss']:.4f}, {metrics['seconds_per_step']:.2f} s a step"
             bar.update(task, completed=step, note=note)
 
-        run_sft(config, on_log=on_log)
+        run = run_sft(config, on_log=on_log)
+    done = run.steps == config.steps
+    ended = "trained" if done else "interrupted; the same command continues; trained"
     print(
-        f"trained for {config.steps} steps; the policy is in {config.out}/policy, the log in {config.out}/metrics.jsonl"
+        f"{ended} for {run.steps} of {config.steps} steps; the policy is in {config.out}/policy, the log beside it"
     )
+    return 0 if done else INTERRUPTED

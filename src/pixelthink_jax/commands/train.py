@@ -5,7 +5,7 @@ from typing import Any
 
 import tyro
 
-from pixelthink_jax.commands import config_path, flag_value, settings_of
+from pixelthink_jax.commands import INTERRUPTED, config_path, flag_value, settings_of
 from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
@@ -73,7 +73,7 @@ def main(args: Args) -> int:
     print(
         f"{ended} for {steps} of {config.steps} steps; the policy is in {config.out}/policy, the logs beside it"
     )
-    return 0
+    return 0 if run.finished else INTERRUPTED
 
 
 def _rehearse(config: TrainConfig) -> None:

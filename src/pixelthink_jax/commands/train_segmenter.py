@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from pixelthink_jax.commands import config_path, settings_of
+from pixelthink_jax.commands import INTERRUPTED, config_path, settings_of
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.train_segmenter.config import SegmenterConfig
@@ -31,7 +31,7 @@ def defaults(argv: list[str]) -> Args:
     return Args(out="runs/segmenter", steps=1000, segmenter="models/segmenter")
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> int:
     """Trains to the end, with a bar, and says where the segmenter is and how good."""
     from pixelthink_jax.commands._progress import progress_bar
     from pixelthink_jax.train_segmenter.run import run_train_segmenter
@@ -44,11 +44,14 @@ def main(args: Args) -> None:
             note = f"mask IoU {metrics['iou']:.3f}, {metrics['seconds_per_step']:.2f} s a step"
             bar.update(task, completed=step, note=note)
 
-        _, held_out = run_train_segmenter(config, on_log=on_log)
-    found = ", ".join(f"{name} {value:.4f}" for name, value in held_out.items())
-    print(f"trained for {config.steps} steps; the segmenter is in {config.out}/segmenter")
+        run = run_train_segmenter(config, on_log=on_log)
+    done = run.steps == config.steps
+    ended = "trained" if done else "interrupted; the same command continues; trained"
+    print(f"{ended} for {run.steps} of {config.steps} steps; the segmenter is in {config.out}/segmenter")
+    found = ", ".join(f"{name} {value:.4f}" for name, value in run.held_out.items())
     print(
         f"on {config.held_out_scenes} held-out scenes: {found}"
         if found
         else "not measured on held-out scenes"
     )
+    return 0 if done else INTERRUPTED

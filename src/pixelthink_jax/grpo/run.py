@@ -4,10 +4,8 @@ Each step, in four sentences: the questions of the step are asked, each several 
 the completions are read and paid on the host; one jitted update follows (`rl.step`); what happened is logged.
 """
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from pixelthink_jax.rl.rollout import RolloutBatch
 from pixelthink_jax.rl.step import StepBatch
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.hosts import any_of, fetch, from_first, is_first
+from pixelthink_jax.runtime.interrupts import stop_requests
 from pixelthink_jax.runtime.mesh import in_use
 from pixelthink_jax.runtime.meter import Metrics
 from pixelthink_jax.runtime.out_of_memory import out_of_memory
@@ -112,7 +111,7 @@ def _train(
             closing(Questions(source, config, open_difficulty(config.difficulty), state=position))
         )
         record = stack.enter_context(closing(_Record(config, files, done))) if is_first() else None
-        stopping = stack.enter_context(_stop_requests())
+        stopping = stack.enter_context(stop_requests())
         summaries, step, stop = None, done, False
         while step < config.steps and not stop:
             step += 1
@@ -250,26 +249,3 @@ def _counts(scored: Scored, questions: Questions) -> Metrics:
     counts = {f"skipped/{cause}": float(n) for cause, n in questions.skipped.items()}
     custom = {f"reward/{n}": float(v.mean()) for n, v in scored.terms.items() if n in scored.custom_names}
     return counts | custom | {"missing_difficulty": float(scored.missing_difficulty.sum())}
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: Any) -> None:
-        if stopping.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopping.set()
-
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -84,7 +84,7 @@ def check_out_dir(out_dir: str | Path) -> Path:
         )
     blocking = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
     if blocking is not None:
-        raise InputError(f"{blocking}: a file, where a folder is to be written; choose another --out")
+        raise InputError(f"{blocking}: a file, where a folder is to be written; choose another place")
     return path
 
 

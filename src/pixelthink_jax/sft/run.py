@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pixelthink_jax.processing.processor import Processor
 from pixelthink_jax.rl.placement import place_rows
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
-from pixelthink_jax.runtime.hosts import is_first
+from pixelthink_jax.runtime.hosts import any_of, is_first
+from pixelthink_jax.runtime.interrupts import stop_requests
 from pixelthink_jax.runtime.mesh import in_use, one_mesh
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
@@ -35,18 +37,32 @@ from pixelthink_jax.sft.step import DeviceBatch, make_train_step
 from pixelthink_jax.types import Example
 
 
-def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None = None) -> Policy:
+@dataclass(frozen=True)
+class SftRun:
+    """What came of a run.
+
+    Attributes:
+        policy: As it is after the last step.
+        steps: Updates so far; fewer than `config.steps` where it was interrupted.
+    """
+
+    policy: Policy
+    steps: int
+
+
+def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None = None) -> SftRun:
     """Trains to the last stage's end, continuing from the newest checkpoint in `config.out` if there is one.
 
-    Where several processes run, all of them call this: each reads all rows and gives its devices theirs, and files are
-    written by the first.
+    An interrupt (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint. Where several processes
+    run, all of them call this: each reads all rows and gives its devices theirs, one that is interrupted ends all after
+    the same log row, and files are written by the first.
 
     Args:
         config: The run.
         on_log: Called with (step, metrics) at each log row, for progress bars.
 
     Returns:
-        The trained policy, also exported to `config.out/policy`.
+        The trained policy, also exported to `config.out/policy`, and how far it came.
 
     Raises:
         InputError: A setting, the policy folder or a data row cannot be used, or the loss stopped being
@@ -56,7 +72,7 @@ def run_sft(config: SftConfig, *, on_log: Callable[[int, Metrics], None] | None 
         return _run(config, files, on_log)
 
 
-def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | None) -> Policy:
+def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | None) -> SftRun:
     """The run, whose files but checkpoints go to `out`."""
     keep_compiled_programs()
     if config.new_policy is not None and jax.process_count() > 1:
@@ -77,12 +93,12 @@ def _run(config: SftConfig, out: Path, on_log: Callable[[int, Metrics], None] | 
         key=jax.random.key(config.seed),
     )
     with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
-        state = _train(policy, begun, frozen, config, out, checkpoints, on_log)
+        state, steps = _train(policy, begun, frozen, config, out, checkpoints, on_log)
     trained = policy.with_params(qwen_vl.whole_params(state.params, frozen))
     trained.export(out / "policy", dtype=config.export_dtype)
     if config.lora is not None:
         trained.export_adapter(out / "adapter", config.lora)
-    return trained
+    return SftRun(trained, steps)
 
 
 def _train(
@@ -93,17 +109,17 @@ def _train(
     out: Path,
     checkpoints: Checkpoints,
     on_log: Callable[[int, Metrics], None] | None,
-) -> TrainState:
-    """The loop of `run_sft`."""
+) -> tuple[TrainState, int]:
+    """The loop of `run_sft`: the state at its end, and the steps until then."""
     optimizer, mesh = make_optimizer(config.optim, config.steps), policy.mesh
 
     def places(tree: Any) -> Any:
         return None if mesh is None else qwen_vl.tree_shardings(tree, mesh, policy.config)
 
     state = begin(begun, optimizer, shardings=places)
-    done, start = 0, None
+    step, start = 0, None
     if checkpoints.latest_step() is not None:
-        done, state, extra = checkpoints.restore(state)
+        step, state, extra = checkpoints.restore(state)
         start = Position(**extra["position"]) if extra["position"] else None
     train_step = make_train_step(
         policy.config,
@@ -114,9 +130,10 @@ def _train(
     )
     meter, compiling = Meter(config.log_every, last=config.steps), CompileWatch()
     with ExitStack() as stack:
-        log = stack.enter_context(closing(RunLog(out, resume_step=done))) if is_first() else None
+        log = stack.enter_context(closing(RunLog(out, resume_step=step))) if is_first() else None
+        stopping = stack.enter_context(stop_requests())
         parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-        batches = stage_batches(config, policy.processor, done, start, parts=parts)
+        batches = stage_batches(config, policy.processor, step, start, parts=parts)
         for step, stage, batch, position in batches:
             arrays = to_device(batch, policy)
             with in_use(mesh), compiling("update", step, arrays):
@@ -133,8 +150,12 @@ def _train(
                 "position": dataclasses.asdict(position) if position else None,
                 "config": to_tree(config),
             }
-            checkpoints.save(step, state, extra, force=step == config.steps)
-    return state
+            # Several processes agree on it where a row makes them wait for their devices anyway.
+            stop = (row is not None or jax.process_count() == 1) and any_of(stopping.is_set())
+            checkpoints.save(step, state, extra, force=step == config.steps or stop)
+            if stop:
+                break
+    return state, step
 
 
 def stage_batches(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from pixelthink_jax.models.sam2.config import Sam2Config
 from pixelthink_jax.models.sam2.model import Params, init_params
 from pixelthink_jax.runtime.checkpoints import Checkpoints
 from pixelthink_jax.runtime.compiled_programs import keep_compiled_programs
+from pixelthink_jax.runtime.interrupts import stop_requests
 from pixelthink_jax.runtime.meter import Meter, Metrics
 from pixelthink_jax.runtime.optim import make_optimizer
 from pixelthink_jax.runtime.remote import mirrored, on_this_machine
@@ -28,10 +30,27 @@ from pixelthink_jax.train_segmenter.evaluate import evaluate_segmenter
 from pixelthink_jax.train_segmenter.loss import make_train_step
 
 
+@dataclass(frozen=True)
+class SegmenterRun:
+    """What came of a run.
+
+    Attributes:
+        segmenter: As it was exported, so in `config.export_dtype`.
+        held_out: Its numbers on held-out scenes; empty where none are asked for or the run was interrupted.
+        steps: Updates so far; fewer than `config.steps` where it was interrupted.
+    """
+
+    segmenter: Segmenter
+    held_out: Metrics
+    steps: int
+
+
 def run_train_segmenter(
     config: SegmenterConfig, *, on_log: Callable[[int, Metrics], None] | None = None
-) -> tuple[Segmenter, Metrics]:
+) -> SegmenterRun:
     """Trains to `config.steps`, continuing from the newest checkpoint in `config.out` if there is one.
+
+    An interrupt (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint.
 
     Args:
         config: The run.
@@ -39,7 +58,7 @@ def run_train_segmenter(
 
     Returns:
         The trained segmenter, also exported to `config.out/segmenter`, and its held-out numbers, also written to
-        `config.out/held_out.json`; both as exported, so in `config.export_dtype`.
+        `config.out/held_out.json`.
 
     Raises:
         InputError: A setting or the segmenter folder cannot be used, or the loss stopped being finite.
@@ -53,8 +72,10 @@ def run_train_segmenter(
         params = init_params(model, jax.random.key(config.seed))
     with mirrored(config.out) as files:
         with closing(Checkpoints(config.out, every=config.checkpoint_every)) as checkpoints:
-            params = _train(params, model, config, files, checkpoints, on_log)
-        return _export(config, files, Segmenter(params, model))
+            params, steps = _train(params, model, config, files, checkpoints, on_log)
+        exported = _export(config, files, Segmenter(params, model))
+        held_out = _measure(config, files, exported) if steps == config.steps else {}
+        return SegmenterRun(exported, held_out, steps)
 
 
 def _train(
@@ -64,17 +85,19 @@ def _train(
     files: Path,
     checkpoints: Checkpoints,
     on_log: Callable[[int, Metrics], None] | None,
-) -> Params:
-    """The loop of `run_train_segmenter`; returns the trained parameters."""
+) -> tuple[Params, int]:
+    """The loop of `run_train_segmenter`: the parameters at its end, and the steps until then."""
     optimizer = make_optimizer(config.optim, config.steps)
-    state, done = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), 0
+    state, step = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), 0
     if checkpoints.latest_step() is not None:
-        done, state, _ = checkpoints.restore(state)
+        step, state, _ = checkpoints.restore(state)
     train_step = make_train_step(model, config, optimizer)
     meter = Meter(config.log_every, last=config.steps)
-    batches = scene_batches(config, model.image_size, done)
-    with closing(RunLog(files, resume_step=done)) as log, closing(batches):
-        for step in range(done + 1, config.steps + 1):
+    batches = scene_batches(config, model.image_size, step)
+    with closing(RunLog(files, resume_step=step)) as log, closing(batches), stop_requests() as stopping:
+        stop = False
+        while step < config.steps and not stop:
+            step += 1
             state, metrics = train_step(state, next(batches))
             row = meter.update(step, metrics)
             if row:
@@ -82,8 +105,9 @@ def _train(
                 log.write(step, row)
                 if on_log:
                     on_log(step, row)
-            checkpoints.save(step, state, {"config": to_tree(config)}, force=step == config.steps)
-    return state.params
+            stop = stopping.is_set()
+            checkpoints.save(step, state, {"config": to_tree(config)}, force=step == config.steps or stop)
+    return state.params, step
 
 
 def _check_finite(step: int, row: Metrics) -> None:
@@ -91,11 +115,15 @@ def _check_finite(step: int, row: Metrics) -> None:
         raise InputError(f"step {step}: the loss is {row['loss']}; lower optim.learning_rate")
 
 
-def _export(config: SegmenterConfig, files: Path, trained: Segmenter) -> tuple[Segmenter, Metrics]:
-    """Writes the model and measures it as written."""
+def _export(config: SegmenterConfig, files: Path, trained: Segmenter) -> Segmenter:
+    """Writes the model and reads it again."""
     folder = files / "segmenter"
     checkpoint.save(folder, trained.params, trained.config, dtype=jnp.dtype(config.export_dtype))
-    exported = Segmenter.from_pretrained(folder)
+    return Segmenter.from_pretrained(folder)
+
+
+def _measure(config: SegmenterConfig, files: Path, exported: Segmenter) -> Metrics:
+    """Writes the numbers of the model on held-out scenes."""
     held_out = evaluate_segmenter(exported, scenes=config.held_out_scenes) if config.held_out_scenes else {}
     (files / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n", encoding="utf-8")
-    return exported, held_out
+    return held_out
