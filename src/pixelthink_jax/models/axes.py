@@ -19,6 +19,8 @@ GROUP = ("data_group", "fsdp_group")
 
 ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "b": BATCH,  # prompts, rows, images of the segmenter
+    "s": ("data",),  # rows of which a chip has some columns only
+    "e": ("fsdp", "fsdp_group"),  # those columns, as the table of embeddings is cut
     "g": GROUP,  # completions of a prompt
     "m": (*BATCH, *GROUP),  # tokens in any order, one after another
     "n": (*BATCH, *GROUP, "tensor"),  # images of the vision tower, each on its own

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pixelthink_jax.models.attention import attend
-from pixelthink_jax.models.axes import on_axes
+from pixelthink_jax.models.axes import on_axes, shards_of
 from pixelthink_jax.models.layers import AnyArray, RMSNorm, apply
 from pixelthink_jax.models.qwen_vl.config import QwenVLConfig
 from pixelthink_jax.models.qwen_vl.rope import text_rope
@@ -46,14 +46,23 @@ def embed_prompt(
         The input of the first block.
     """
     table = params["text"]["embed"]
-    embeds = jnp.take(table, input_ids, axis=0, mode="clip").astype(dtype or table.dtype)
-    embeds = on_axes(embeds, "b t d")
+    embeds = on_axes(_rows_of(table, input_ids).astype(dtype or table.dtype), "b t d")
     if image_embeds is None:
         return embeds
     is_image = input_ids == config.image_token_id
     index = jnp.cumsum(is_image.reshape(-1)).reshape(is_image.shape) - 1
     images = jnp.take(image_embeds, index, axis=0, mode="clip").astype(embeds.dtype)
     return jnp.where(is_image[..., None], images, embeds)
+
+
+def _rows_of(table: Float[Array, "v d"], ids: Int[AnyArray, "b t"]) -> Float[Array, "b t d"]:
+    """Rows of the table, of which every chip holds some columns."""
+    if shards_of("s") == 1 or shards_of("e") == 1:
+        return jnp.take(table, ids, axis=0, mode="clip")
+    # Each chip looks its columns up, and then columns are exchanged for rows. Where two axes of the mesh cut the rows,
+    # the compiler would put all columns of all rows on every chip.
+    found = jnp.take(table, on_axes(jnp.asarray(ids), "s t"), axis=0, mode="clip")
+    return on_axes(found, "s t e")
 
 
 def final_norm(params: Params, x: Float[Array, "*axes d"], config: QwenVLConfig) -> Float[Array, "*axes d"]:
