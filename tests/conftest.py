@@ -1,6 +1,5 @@
 """What every test runs under: CPU devices, strict shapes, no network, reproducible hypothesis."""
 
-import gc
 import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
@@ -19,9 +18,6 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
     )
-
-# As the commands do; tests trace more than they compute.
-gc.set_threshold(50_000, 10, 10)
 
 # The same examples in every run: a red test stays red until it is mended.
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, print_blob=True)

@@ -9,6 +9,18 @@ INTERRUPTED = 130
 """Exit status of what was told to stop (Ctrl-C, SIGTERM) before it was done; the same command continues."""
 
 
+def training_end(done: int, steps: int) -> tuple[str, int]:
+    """What a training command says of its end, and its exit status.
+
+    >>> training_end(10, 10)
+    ('trained for 10 of 10 steps', 0)
+    >>> training_end(3, 10)
+    ('interrupted; the same command continues; trained for 3 of 10 steps', 130)
+    """
+    told = f"trained for {done} of {steps} steps"
+    return (told, 0) if done == steps else (f"interrupted; the same command continues; {told}", INTERRUPTED)
+
+
 def config_path(argv: list[str]) -> Path | None:
     """The file that `--config FILE` or `--config=FILE` names; None without that flag.
 

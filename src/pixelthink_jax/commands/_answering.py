@@ -15,8 +15,8 @@ from pixelthink_jax.policy import Policy
 from pixelthink_jax.processing.images import load_image
 from pixelthink_jax.runtime.hosts import agreed, is_first, together
 from pixelthink_jax.runtime.mesh import MeshConfig, one_mesh
+from pixelthink_jax.runtime.remote import check_out_dir
 from pixelthink_jax.segmentation import (
-    check_out_dir,
     load_models,
     segment,
     segment_nothing,

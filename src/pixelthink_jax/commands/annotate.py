@@ -41,7 +41,7 @@ def main(args: Args) -> int:
     from pixelthink_jax.commands._leave import agrees
     from pixelthink_jax.commands._progress import progress_bar
     from pixelthink_jax.judge.annotate import annotate, open_backend, plan_annotation
-    from pixelthink_jax.segmentation import check_out_dir
+    from pixelthink_jax.runtime.remote import check_out_dir
 
     config = AnnotateConfig(**settings_of(AnnotateConfig, args))
     check_out_dir(config.out)

@@ -24,7 +24,7 @@ class Args:
 def main(args: Args) -> None:
     """Prints what is about to be fetched, fetches it and says where it is."""
     from pixelthink_jax.fetch import PUBLISHED, SOURCE_FILE, download, find_model
-    from pixelthink_jax.segmentation import check_out_dir
+    from pixelthink_jax.runtime.remote import check_out_dir
 
     if args.name is None:
         for model in PUBLISHED:

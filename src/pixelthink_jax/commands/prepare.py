@@ -61,7 +61,7 @@ def main(args: Args) -> None:
         raise InputError("prepare: name a dataset, or give --inspect PATH; see pixelthink prepare --help")
     if args.out is None:
         raise InputError("prepare: --out is missing, the folder to build in")
-    from pixelthink_jax.segmentation import check_out_dir
+    from pixelthink_jax.runtime.remote import check_out_dir
 
     check_out_dir(args.out)
     if args.dataset == "shapes":

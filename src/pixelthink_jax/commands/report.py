@@ -23,7 +23,7 @@ def main(args: Args) -> None:
     from pixelthink_jax.evaluation.rows import write_text
     from pixelthink_jax.evaluation.runs_page import comparison_lines, runs_page
     from pixelthink_jax.evaluation.saved_runs import read_runs
-    from pixelthink_jax.segmentation import check_out_dir
+    from pixelthink_jax.runtime.remote import check_out_dir
 
     if not args.runs:
         raise InputError("report: name at least one out folder of pixelthink evaluate")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from pixelthink_jax.commands import INTERRUPTED, config_path, settings_of
+from pixelthink_jax.commands import config_path, settings_of, training_end
 from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
@@ -48,9 +48,6 @@ def main(args: Args) -> int:
             bar.update(task, completed=step, note=note)
 
         run = run_sft(config, on_log=on_log)
-    done = run.steps == config.steps
-    ended = "trained" if done else "interrupted; the same command continues; trained"
-    print(
-        f"{ended} for {run.steps} of {config.steps} steps; the policy is in {config.out}/policy, the log beside it"
-    )
-    return 0 if done else INTERRUPTED
+    told, status = training_end(run.steps, config.steps)
+    print(f"{told}; the policy is in {config.out}/policy, the log beside it")
+    return status

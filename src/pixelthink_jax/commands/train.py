@@ -5,7 +5,7 @@ from typing import Any
 
 import tyro
 
-from pixelthink_jax.commands import INTERRUPTED, config_path, flag_value, settings_of
+from pixelthink_jax.commands import config_path, flag_value, settings_of, training_end
 from pixelthink_jax.commands._launch import LaunchFlags
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
@@ -69,11 +69,9 @@ def main(args: Args) -> int:
 
         run = train(config, callbacks=[show])
     steps = int(run.history[-1]["step"]) if run.history else 0
-    ended = "trained" if run.finished else "interrupted; the same command continues; trained"
-    print(
-        f"{ended} for {steps} of {config.steps} steps; the policy is in {config.out}/policy, the logs beside it"
-    )
-    return 0 if run.finished else INTERRUPTED
+    told, status = training_end(steps, config.steps)
+    print(f"{told}; the policy is in {config.out}/policy, the logs beside it")
+    return status
 
 
 def _rehearse(config: TrainConfig) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from pixelthink_jax.commands import INTERRUPTED, config_path, settings_of
+from pixelthink_jax.commands import config_path, settings_of, training_end
 from pixelthink_jax.config import load_config
 from pixelthink_jax.errors import InputError
 from pixelthink_jax.train_segmenter.config import SegmenterConfig
@@ -45,13 +45,12 @@ def main(args: Args) -> int:
             bar.update(task, completed=step, note=note)
 
         run = run_train_segmenter(config, on_log=on_log)
-    done = run.steps == config.steps
-    ended = "trained" if done else "interrupted; the same command continues; trained"
-    print(f"{ended} for {run.steps} of {config.steps} steps; the segmenter is in {config.out}/segmenter")
+    told, status = training_end(run.steps, config.steps)
+    print(f"{told}; the segmenter is in {config.out}/segmenter")
     found = ", ".join(f"{name} {value:.4f}" for name, value in run.held_out.items())
     print(
         f"on {config.held_out_scenes} held-out scenes: {found}"
         if found
         else "not measured on held-out scenes"
     )
-    return 0 if done else INTERRUPTED
+    return status

@@ -22,7 +22,7 @@ from pixelthink_jax.errors import InputError
 from pixelthink_jax.models import qwen_vl
 from pixelthink_jax.models.qwen_vl.table import tensor_table
 from pixelthink_jax.models.writing import DEFAULT_SHARD_BYTES, write_params
-from pixelthink_jax.segmentation import check_out_dir
+from pixelthink_jax.runtime.remote import check_out_dir
 
 _ABOUT = "conversion.json"
 

@@ -30,7 +30,8 @@ from pixelthink_jax.evaluation.summary import summarise
 from pixelthink_jax.grpo import TrainConfig, train
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.runtime.meter import Metrics
-from pixelthink_jax.segmentation import check_out_dir, load_models, segment
+from pixelthink_jax.runtime.remote import check_out_dir
+from pixelthink_jax.segmentation import load_models, segment
 from pixelthink_jax.segmentation.loading import TINY_POLICY
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.types import Example, Segmentation

@@ -22,8 +22,8 @@ from pixelthink_jax.evaluation.rows import Row, write_text
 from pixelthink_jax.evaluation.runner import BadExample, Evaluator
 from pixelthink_jax.runtime.hosts import from_first
 from pixelthink_jax.runtime.mesh import one_mesh, own_mesh
-from pixelthink_jax.runtime.remote import mirrored
-from pixelthink_jax.segmentation import check_out_dir, load_policy, load_segmenter
+from pixelthink_jax.runtime.remote import check_out_dir, mirrored
+from pixelthink_jax.segmentation import load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import model_folder
 
 

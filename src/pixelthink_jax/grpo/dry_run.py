@@ -15,8 +15,7 @@ from pixelthink_jax.grpo.run import train
 from pixelthink_jax.runtime.checkpoint_trial import passing_folder, try_checkpoint
 from pixelthink_jax.runtime.hosts import together
 from pixelthink_jax.runtime.meter import Metrics
-from pixelthink_jax.runtime.remote import is_remote
-from pixelthink_jax.segmentation import check_out_dir
+from pixelthink_jax.runtime.remote import check_out_dir, is_remote
 
 _STEPS = 2  # the first compiles
 

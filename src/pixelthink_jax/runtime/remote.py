@@ -31,6 +31,23 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def check_out_dir(out_dir: str | Path) -> Path:
+    """The folder, if it can be one.
+
+    Raises:
+        InputError: It, or a folder it lies in, is a file; or it is an address on an object store.
+    """
+    path = Path(out_dir)
+    if path.parts and path.parts[0].endswith(":"):  # a path has lost the second slash of gs://
+        raise InputError(
+            f"{out_dir}: an address, and this writes to a folder of this machine; give one, and copy it afterwards"
+        )
+    blocking = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+    if blocking is not None:
+        raise InputError(f"{blocking}: a file, where a folder is to be written; choose another place")
+    return path
+
+
 def remote_path(url: str) -> Any:
     """The `epath.Path` of an address.
 

@@ -4,7 +4,7 @@
 two models; `questions` reads many.
 """
 
-from pixelthink_jax.segmentation.files import check_out_dir, result_record, write_segmentation
+from pixelthink_jax.segmentation.files import result_record, write_segmentation
 from pixelthink_jax.segmentation.loading import default_folder, load_models, load_policy, load_segmenter
 from pixelthink_jax.segmentation.overlay import draw_overlay
 from pixelthink_jax.segmentation.pipeline import (
@@ -19,7 +19,6 @@ __all__ = [
     "answer_in_image",
     "best_mask",
     "best_masks",
-    "check_out_dir",
     "default_folder",
     "draw_overlay",
     "load_models",

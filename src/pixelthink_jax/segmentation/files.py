@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from pixelthink_jax.answers import ParsedCompletion, parse_completion
-from pixelthink_jax.errors import InputError
+from pixelthink_jax.runtime.remote import check_out_dir
 from pixelthink_jax.segmentation.overlay import draw_overlay
 from pixelthink_jax.types import Segmentation
 
@@ -69,23 +69,6 @@ def write_segmentation(result: Segmentation, image: UInt8[np.ndarray, "H W 3"], 
             os.replace(work / name, out_dir / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def check_out_dir(out_dir: str | Path) -> Path:
-    """The folder, if it can be one.
-
-    Raises:
-        InputError: It, or a folder it lies in, is a file; or it is an address on an object store.
-    """
-    path = Path(out_dir)
-    if path.parts and path.parts[0].endswith(":"):  # a path has lost the second slash of gs://
-        raise InputError(
-            f"{out_dir}: an address, and this writes to a folder of this machine; give one, and copy it afterwards"
-        )
-    blocking = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
-    if blocking is not None:
-        raise InputError(f"{blocking}: a file, where a folder is to be written; choose another place")
-    return path
 
 
 def _answer_text(parsed: ParsedCompletion) -> str:

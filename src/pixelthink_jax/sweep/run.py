@@ -18,7 +18,8 @@ from pixelthink_jax.evaluation.summary import ALL
 from pixelthink_jax.grpo import train
 from pixelthink_jax.policy import Policy
 from pixelthink_jax.runtime.meter import Metrics
-from pixelthink_jax.segmentation import check_out_dir, load_policy, load_segmenter
+from pixelthink_jax.runtime.remote import check_out_dir
+from pixelthink_jax.segmentation import load_policy, load_segmenter
 from pixelthink_jax.segmentation.loading import model_folder
 from pixelthink_jax.segmenter import Segmenter
 from pixelthink_jax.sweep.config import SweepConfig
